@@ -1,0 +1,150 @@
+"""The bundle on disk: a folder `STORE/<model>/<version>/` with a manifest, weights and a tokenizer.
+
+`Manifest` is the specification; `Bundle` reads and verifies one; `contracts.store` finds and writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from contracts.errors import StoreError
+from contracts.requests import Target, describe
+from contracts.tokenizers import Tokenizer, read_tokenizer
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
+DEFAULT_VARIANT = "pytorch:fp32"
+
+Family = Literal["lstm", "gpt2", "dcgan"]
+Task = Literal["text", "image"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Variant(_Frozen):
+    """One way to run the model: a format and a precision, and the files that hold it."""
+
+    format: Literal["pytorch"]
+    precision: Literal["fp32"]
+    files: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.format}:{self.precision}"
+
+
+class Limits(_Frozen):
+    context_tokens: Annotated[int, Field(ge=2)] | None = (
+        None  # prompt and output together; None: no limit of the model's
+    )
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    picture_pixels: tuple[int, int] | None = None  # width, height
+
+
+class Example(_Frozen):
+    """What warm-up runs: a prompt for text, nothing for pictures."""
+
+    prompt: str | None = None
+
+
+class Manifest(_Frozen):
+    """Everything that a server or worker must know before it opens a weight file."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: Annotated[int, Field(ge=1)]
+    family: Family
+    task: Task
+    config: dict[str, Any]  # the family's own; models/ reads it
+    limits: Limits
+    tokenizer: Literal["characters", "bpe"] | None = None
+    variants: tuple[Variant, ...]
+    files: dict[str, FileEntry]
+    example: Example
+    provenance: dict[str, Any] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _plain_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            if Path(name).name != name or name in {"", ".", "..", MANIFEST}:
+                raise ValueError(f"{name!r} is not a plain file name")
+        return files
+
+
+class Bundle:
+    """A verified bundle."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: Path, *, only: tuple[str, ...] | None = None) -> Bundle:
+        """Read the manifest and check the hash of every file (or of those in `only`).
+
+        Raises StoreError with all faults at once.
+        """
+        try:
+            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        except OSError as error:
+            raise StoreError(f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror})") from None
+        except ValidationError as error:
+            raise StoreError(f"{path / MANIFEST} is not a manifest: {describe(error, limit=20)}") from None
+        faults = [
+            fault
+            for name, entry in manifest.files.items()
+            if only is None or name in only
+            if (fault := _file_fault(path / name, entry))
+        ]
+        known = {TOKENIZER} if manifest.tokenizer else set()
+        for missing in known.union(*(variant.files for variant in manifest.variants)) - set(manifest.files):
+            faults.append(f"{missing} is needed but not listed")
+        if not manifest.variants:
+            faults.append("no variant is listed")
+        if faults:
+            raise StoreError(f"{path} cannot be used: " + "; ".join(faults))
+        return cls(path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """Changes when any byte of the bundle does, since the manifest holds every file's hash."""
+        return sha256_of(self.path / MANIFEST)
+
+    def target(self, variant: str = DEFAULT_VARIANT) -> Target:
+        return Target(model=self.manifest.name, version=self.manifest.version, variant=variant)
+
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer. Raises StoreError for a bundle without one."""
+        if self.manifest.tokenizer is None:
+            raise StoreError(f"{self.path} has no tokenizer: its task is {self.manifest.task}")
+        return read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_fault(path: Path, entry: FileEntry) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"{path.name} has {size} bytes instead of {entry.bytes}"
+        if sha256_of(path) != entry.sha256:
+            return f"{path.name} was changed: its sha256 differs from the manifest's"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    return None

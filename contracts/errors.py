@@ -1,0 +1,107 @@
+"""Every error that one process tells another, or the client.
+
+KamishibaiError                 status  code                  retryable
+├── InvalidRequest                 400  invalid_value         no
+│   └── BodyTooLarge               413  body_too_large        no
+├── NotFound                       404  not_found             no
+│   └── UnknownModel               404  model_not_found       no
+├── JobCancelled                   409  cancelled             no
+├── EngineFailed                   500  engine_failed         no
+│   └── LeaseLost                  500  worker_lost           yes
+├── JobTimedOut                    504  timeout               no
+├── NotReady                       503  no_worker             yes
+└── QueueUnavailable               503  queue_unavailable     yes
+
+StoreError (local, never over HTTP): a bundle or a store that cannot be used, with all its faults named at once.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+
+class KamishibaiError(Exception):
+    """An error with an HTTP status and a stable code; `retryable` says whether the same request may succeed later."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, object]:
+        """OpenAI's error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def record(self) -> str:
+        """One line for RQ's failure record; `from_record` reads it back."""
+        return json.dumps({"code": self.code, "message": self.message})
+
+
+class InvalidRequest(KamishibaiError):
+    status, code, type = 400, "invalid_value", "invalid_request_error"
+
+
+class BodyTooLarge(InvalidRequest):
+    status, code = 413, "body_too_large"
+
+
+class NotFound(KamishibaiError):
+    status, code, type = 404, "not_found", "invalid_request_error"
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
+
+
+class JobCancelled(KamishibaiError):
+    status, code, type = 409, "cancelled", "invalid_request_error"
+
+
+class EngineFailed(KamishibaiError):
+    code = "engine_failed"
+
+
+class LeaseLost(EngineFailed):
+    code, retryable = "worker_lost", True
+
+
+class JobTimedOut(KamishibaiError):
+    status, code = 504, "timeout"
+
+
+class NotReady(KamishibaiError):
+    status, code, retryable = 503, "no_worker", True
+
+
+class QueueUnavailable(KamishibaiError):
+    status, code, retryable = 503, "queue_unavailable", True
+
+
+class StoreError(Exception):
+    """A bundle or store that cannot be used; the message lists every fault found."""
+
+
+_RECORDED: dict[str, type[KamishibaiError]] = {
+    error.code: error for error in (InvalidRequest, JobCancelled, EngineFailed, LeaseLost, JobTimedOut, NotReady)
+}
+
+
+def from_record(text: str) -> KamishibaiError:
+    """The error behind a failure record of RQ.
+
+    A record that is not ours (a stock worker's traceback, RQ's own cleanup) becomes a plain EngineFailed: clients never
+    see a traceback.
+    """
+    if "AbandonedJobError" in text:
+        return LeaseLost("The worker that ran this job disappeared and no attempt is left; send the request again.")
+    try:
+        record = json.loads(text)
+        return _RECORDED[record["code"]](str(record["message"]))
+    except (ValueError, KeyError, TypeError):
+        return EngineFailed("The job failed in the worker; the worker's log has the details.")

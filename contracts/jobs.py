@@ -1,0 +1,263 @@
+"""A job as RQ keeps it: one RQ job is one request. Enqueue, read, cancel, delete.
+
+The job's function is a real importable one, so a stock `rq worker --serializer json` can run it, one at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+import zlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, cast
+
+from pydantic import ValidationError
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue, Retry
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from contracts import keys
+from contracts.errors import InvalidRequest, KamishibaiError, NotFound, from_record
+from contracts.lua import CLOCK
+from contracts.requests import ImageRequest, TextRequest, parse_request
+from contracts.results import RESULT, ImageResult, TextResult
+
+JOB_FUNCTION = "workers.tasks.perform"
+LOST_LEASES_ALLOWED = 3
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+_STATUS_OF_RQ: dict[str, Status] = {
+    "created": "queued",
+    "queued": "queued",
+    "deferred": "queued",
+    "scheduled": "queued",
+    "started": "running",
+    "finished": "succeeded",
+    "failed": "failed",
+    "stopped": "cancelled",
+    "canceled": "cancelled",
+}
+ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is known of a job; `result` or `error` once it has ended. Times are Unix seconds."""
+
+    id: str
+    status: Status
+    request: TextRequest | ImageRequest
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    result: TextResult | ImageResult | None
+    error: KamishibaiError | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class JobQueue:
+    """The queue's client side."""
+
+    def __init__(self, connection: Redis) -> None:
+        self._redis = connection
+        self._queues: dict[str, Queue] = {}  # RQ asks for the server's version once per Queue object
+        self._cancel = connection.register_script(CANCEL)
+
+    def enqueue(
+        self,
+        request: TextRequest | ImageRequest,
+        *,
+        result_seconds: int,
+        timeout_seconds: int,
+        job_id: str | None = None,
+    ) -> str:
+        """Put a request on its queue in one transaction and ring the bell. Returns the job's id.
+
+        Once this returns, the job is the queue's: it ends in exactly one terminal state.
+        """
+        queue = self._queue(request.target.queue_name)
+        job = Job.create(
+            JOB_FUNCTION,
+            args=[request.model_dump(mode="json")],
+            connection=self._redis,
+            serializer=JSONSerializer,
+            id=job_id or new_job_id(),
+            origin=queue.name,
+            description=f"{request.task} {request.target.model}@{request.target.version}",
+            timeout=timeout_seconds,
+            result_ttl=result_seconds,
+            failure_ttl=result_seconds,
+        )
+        # RQ's own cleanup fails a job whose lease has run out unless retries are left; see docs/architecture.md.
+        retry = Retry(max=LOST_LEASES_ALLOWED)
+        job.retries_left, job.retry_intervals = retry.max, retry.intervals
+        with self._redis.pipeline() as pipe:
+            queue.enqueue_job(job, pipeline=pipe)
+            _ring(pipe, queue.name)
+            pipe.execute()
+        return job.id
+
+    def read(self, job_id: str) -> JobRecord:
+        """Raises NotFound for an id that was never given out or has outlived its lifetime."""
+        check_job_id(job_id)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(_job_key(job_id), "status", "data", "created_at", "started_at", "ended_at")
+            pipe.xrevrange(_results_key(job_id), count=1)
+            fields, results = pipe.execute()
+        if fields[0] is None or fields[1] is None:
+            raise _no_such_job(job_id)
+        return _record(job_id, fields, results[0][1] if results else {})
+
+    def pictures(self, result: ImageResult) -> list[str]:
+        """The pictures of a result, base64 PNG. Raises NotFound when they have outlived their lifetime."""
+        if result.pictures is not None:
+            return result.pictures
+        stored = cast(list[bytes], self._redis.lrange(result.pictures_key or "", 0, -1))
+        if len(stored) != result.count:
+            raise NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
+        return [base64.b64encode(picture).decode() for picture in stored]
+
+    def text_from(self, job_id: str, offset: int) -> str:
+        """A streaming job's text so far, from a byte offset on."""
+        return cast(bytes, self._redis.getrange(keys.text(job_id), offset, -1)).decode()
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a queued or running job; False if it has ended already. Raises NotFound."""
+        check_job_id(job_id)
+        outcome: bytes = self._cancel(keys=[], args=[job_id])
+        if outcome == b"missing":
+            raise _no_such_job(job_id)
+        return outcome == b"cancelled"
+
+    def delete(self, record: JobRecord) -> None:
+        """Forget an ended job and all that belongs to it."""
+        queue = record.request.target.queue_name
+        with self._redis.pipeline() as pipe:
+            pipe.delete(_job_key(record.id), _results_key(record.id), keys.text(record.id))
+            if isinstance(record.result, ImageResult) and record.result.pictures_key:
+                pipe.delete(record.result.pictures_key)
+            for registry in ("finished", "failed", "canceled"):
+                pipe.zrem(f"rq:{registry}:{queue}", record.id)
+            pipe.execute()
+
+    def depth(self, queue_names: list[str]) -> list[int]:
+        """Jobs waiting in each queue."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in queue_names:
+                pipe.llen(f"rq:queue:{name}")
+            depths: list[int] = pipe.execute()
+        return depths
+
+    def _queue(self, name: str) -> Queue:
+        if name not in self._queues:
+            self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
+        return self._queues[name]
+
+
+CANCEL = (
+    CLOCK
+    + """
+-- ARGV: job id. Returns 'cancelled', 'ended' or 'missing'.
+-- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result.
+local id = ARGV[1]
+local job = 'rq:job:' .. id
+local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl')
+local status, queue, worker, lifetime = fields[1], fields[2], fields[3], tonumber(fields[4] or '') or 3600
+if not status then return 'missing' end
+if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
+local now, _, iso = clock()
+redis.call('LREM', 'rq:queue:' .. queue, 1, id)
+redis.call('ZREM', 'rq:scheduled:' .. queue, id)
+for _, execution in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) do
+  redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
+  redis.call('DEL', 'rq:execution:' .. id .. ':' .. execution)
+end
+redis.call('DEL', 'rq:executions:' .. id)
+redis.call('HSET', job, 'status', 'canceled', 'ended_at', iso)
+redis.call('ZADD', 'rq:canceled:' .. queue, math.floor(now), id)
+redis.call('EXPIRE', job, lifetime)
+redis.call('EXPIRE', 'kamishibai:text:' .. id, lifetime)
+if status == 'started' and worker and worker ~= '' then
+  redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
+end
+redis.call('PUBLISH', 'kamishibai:ended', cjson.encode({id}))
+return 'cancelled'
+"""
+)
+
+
+def new_job_id() -> str:
+    return uuid.uuid4().hex
+
+
+def check_job_id(job_id: str) -> str:
+    """Ids become parts of Redis keys. Raises NotFound for what can be no id of ours."""
+    if not job_id.isascii() or not job_id.replace("-", "").isalnum() or len(job_id) > 64:
+        raise _no_such_job(job_id)
+    return job_id
+
+
+def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
+    status_of_rq, data, created_at, started_at, ended_at = fields
+    status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(), "queued")
+    return JobRecord(
+        id=job_id,
+        status=status,
+        request=request_of(data or b""),
+        created_at=_unix_seconds(created_at) or 0.0,
+        started_at=_unix_seconds(started_at),
+        ended_at=_unix_seconds(ended_at),
+        result=_result_of(result) if status == "succeeded" else None,
+        error=_error_of(result) if status == "failed" else None,
+    )
+
+
+def request_of(data: bytes) -> TextRequest | ImageRequest:
+    """The request in the `data` field of RQ's job hash. Raises InvalidRequest for anything that is not ours."""
+    try:
+        function, instance, args, kwargs = json.loads(zlib.decompress(data))
+    except (ValueError, zlib.error, RecursionError):
+        raise InvalidRequest("The job's data is not JSON of ours.") from None
+    if function != JOB_FUNCTION or instance is not None or kwargs or not isinstance(args, list) or len(args) != 1:
+        raise InvalidRequest(f"The job asks for {function!r}; only {JOB_FUNCTION} with one request is run here.")
+    return parse_request(args[0])
+
+
+def _result_of(result: dict[bytes, bytes]) -> TextResult | ImageResult | None:
+    try:
+        return RESULT.validate_json(base64.b64decode(result[b"return_value"]))
+    except (KeyError, ValidationError):
+        return None
+
+
+def _error_of(result: dict[bytes, bytes]) -> KamishibaiError:
+    return from_record(zlib.decompress(base64.b64decode(result.get(b"exc_string", b""))).decode())
+
+
+def _unix_seconds(iso: bytes | None) -> float | None:
+    return datetime.fromisoformat(iso.decode()).timestamp() if iso else None
+
+
+def _ring(pipe: Pipeline, queue: str) -> None:
+    pipe.lpush(keys.bell(queue), "1")
+    pipe.ltrim(keys.bell(queue), 0, 0)
+    pipe.expire(keys.bell(queue), keys.BELL_SECONDS)
+
+
+def _no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id[:80]!r}; perhaps it is past its lifetime.", param="id")
+
+
+def _job_key(job_id: str) -> str:
+    return f"rq:job:{job_id}"
+
+
+def _results_key(job_id: str) -> str:
+    return f"rq:results:{job_id}"

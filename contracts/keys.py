@@ -1,0 +1,42 @@
+"""Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime.
+
+kamishibai:bell:<queue>               list    one token while a queue may hold work; workers wait on it
+kamishibai:worker:<worker>            string  JSON: what a worker serves and its counters (contracts.announcements)
+kamishibai:workers                    set     names of workers that have announced themselves
+kamishibai:text:<job>                 string  text of a streaming job so far, UTF-8
+kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
+kamishibai:janitor                    string  lock of the worker parent that looks for lost leases
+
+channel kamishibai:ended              JSON list of job ids that have reached a terminal state
+channel kamishibai:deltas             JSON list of [job id, byte offset, text]
+channel rq:pubsub:<worker>            RQ's own: {"command": "stop-job", "job_id": ...}
+"""
+
+from __future__ import annotations
+
+PREFIX = "kamishibai:"
+WORKERS = PREFIX + "workers"
+JANITOR = PREFIX + "janitor"
+ENDED_CHANNEL = PREFIX + "ended"
+DELTA_CHANNEL = PREFIX + "deltas"
+
+# A key that its owner forgets is gone after this time at the latest.
+BELL_SECONDS = 3600
+TEXT_SECONDS = 24 * 3600
+ANNOUNCEMENT_SECONDS = 20
+
+
+def bell(queue: str) -> str:
+    return f"{PREFIX}bell:{queue}"
+
+
+def worker(name: str) -> str:
+    return f"{PREFIX}worker:{name}"
+
+
+def text(job_id: str) -> str:
+    return f"{PREFIX}text:{job_id}"
+
+
+def pictures(job_id: str, execution_id: str) -> str:
+    return f"{PREFIX}pictures:{job_id}:{execution_id}"

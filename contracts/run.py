@@ -1,0 +1,31 @@
+"""The run folder: what training writes and export reads.
+
+run.json             a RunDescription
+weights.safetensors  fp32 tensors by the names of the family's module in models/
+tokenizer.json       for text, as in a bundle
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from contracts.bundle import Family, Task
+
+RUN = "run.json"
+
+
+class RunDescription(BaseModel):
+    """How a model was trained, and what is needed to run it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    family: Family
+    task: Task
+    config: dict[str, Any]  # the family's own; goes into the manifest as it is
+    tokenizer: Literal["characters", "bpe"] | None = None
+    hyperparameters: dict[str, Any]
+    metrics: dict[str, float]
+    example_prompt: str | None = None

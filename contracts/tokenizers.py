@@ -1,0 +1,131 @@
+"""Tokenizers of bundles: characters, and byte-level BPE through the `tokenizers` library.
+
+Each says for a token which bytes it stands for, so that text can be put together token by token (`Detokenizer`) without
+ever cutting a character in two.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+from typing import Literal, Protocol
+
+import tokenizers
+
+from contracts.errors import InvalidRequest, StoreError
+
+UnknownPolicy = Literal["skip", "error"]
+
+
+class Tokenizer(Protocol):
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def end_token(self) -> int | None: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids. Raises InvalidRequest where the text holds something the model cannot read and may not skip."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes (perhaps a part of a character) that a token stands for; none for the end token."""
+
+    def write(self, path: Path) -> None: ...
+
+
+class CharacterTokenizer:
+    """One token per character; the index is the position in `characters`.
+
+    `unknown` says what becomes of characters outside of them: left out, or an error that names them.
+    """
+
+    end_token = None
+
+    def __init__(self, characters: str, unknown: UnknownPolicy = "skip") -> None:
+        if len(set(characters)) != len(characters) or not characters:
+            raise StoreError("a character tokenizer needs a list of different characters")
+        self.characters = characters
+        self.unknown = unknown
+        self._index = {character: index for index, character in enumerate(characters)}
+        self._bytes = [character.encode() for character in characters]
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.characters)
+
+    def encode(self, text: str) -> list[int]:
+        unknown = sorted(set(text) - self._index.keys())
+        if unknown and self.unknown == "error":
+            raise InvalidRequest(f"This model does not know the characters {''.join(unknown[:20])!r}; leave them out.")
+        return [self._index[character] for character in text if character in self._index]
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._bytes[token]
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps({"characters": self.characters, "unknown": self.unknown}), encoding="utf-8")
+
+
+class BpeTokenizer:
+    """GPT-2's kind: byte-level BPE. `end_token` ends a text and stands for no characters of it."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, end_token: str = "<|endoftext|>") -> None:  # noqa: S107 - not a password
+        if not isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel):
+            raise StoreError("only byte-level BPE tokenizers (GPT-2's kind) can be used")
+        self._tokenizer = tokenizer
+        self.end_token: int | None = tokenizer.token_to_id(end_token)
+        self.vocabulary_size: int = tokenizer.get_vocab_size()
+        added = tokenizer.get_added_tokens_decoder()
+        self._bytes = [b""] * (max(tokenizer.get_vocab().values()) + 1)
+        byte_of = _byte_of_character()
+        for piece, token in tokenizer.get_vocab().items():
+            if token in added:
+                self._bytes[token] = b"" if added[token].special else added[token].content.encode()
+            else:
+                self._bytes[token] = bytes(byte_of[character] for character in piece)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        # A model may have more rows than its tokenizer has tokens (padded vocabularies); those stand for nothing.
+        return self._bytes[token] if token < len(self._bytes) else b""
+
+    def write(self, path: Path) -> None:
+        self._tokenizer.save(str(path))
+
+
+class Detokenizer:
+    """Puts text together token by token; what it returns is always whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token: int) -> str:
+        """The characters that this token completes."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD for a character that never came whole."""
+        return self._decoder.decode(b"", final=True)
+
+
+def read_tokenizer(kind: Literal["characters", "bpe"], path: Path) -> Tokenizer:
+    """The tokenizer in a bundle or run folder. Raises StoreError for a file that holds none."""
+    try:
+        if kind == "bpe":
+            return BpeTokenizer(tokenizers.Tokenizer.from_file(str(path)))
+        content = json.loads(path.read_bytes())
+        return CharacterTokenizer(content["characters"], content["unknown"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is not a tokenizer of kind {kind!r}: {error}") from None
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the other 68 are moved behind U+0100 in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    moved = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(moved)}

@@ -1,0 +1,168 @@
+"""GPT-2 (Radford et al., 2019): training pass, prefill by chunks, decode over cache slots.
+
+Letters in shapes: B batch, R rows, T time, C context, H heads, D head size, E width = H * D, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DECODE_STRIDE = 64  # decode attends over this many positions, or twice as many, ...; the rest is masked
+
+
+@dataclass(frozen=True)
+class Gpt2Config:
+    vocabulary_size: int
+    context_tokens: int
+    width: int
+    layers: int
+    heads: int
+    epsilon: float = 1e-5
+
+    @classmethod
+    def from_manifest(cls, config: dict[str, Any]) -> Gpt2Config:
+        return cls(**config)
+
+
+class KvCache:
+    """Contiguous slots: keys and values (layers, slots, H, C, D); beyond a slot's length nothing is attended to."""
+
+    def __init__(self, config: Gpt2Config, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.layers, slots, config.heads, config.context_tokens, config.width // config.heads)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+
+    @staticmethod
+    def bytes_per_slot(config: Gpt2Config, dtype: torch.dtype) -> int:
+        return 2 * config.layers * config.context_tokens * config.width * dtype.itemsize
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Gpt2Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, T, E) -> queries, keys and values, each (R, H, T, D)."""
+        rows, time, width = x.shape
+        parts = self.qkv(x).view(rows, time, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(R, H, T, D) -> (R, T, E)."""
+        merged: Tensor = self.out(x.transpose(1, 2).flatten(2))
+        return merged
+
+
+class Block(nn.Module):
+    def __init__(self, config: Gpt2Config) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, config.epsilon)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, config.epsilon)
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        up: Tensor = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        return up
+
+
+class Gpt2(nn.Module):
+    """Token and position embeddings -> blocks -> norm -> logits by the token embedding's transpose."""
+
+    def __init__(self, config: Gpt2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary_size, config.width)
+        self.positions = nn.Embedding(config.context_tokens, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, config.epsilon)
+        self.apply(self._initialise)
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):  # residual paths, scaled as in the paper
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.layers))
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Training pass: tokens (B, T) -> logits (B, T, V)."""
+        x = self._embed(tokens, torch.arange(tokens.shape[1], device=tokens.device))
+        for block in self._blocks():
+            q, k, v = block.attention.split(block.norm1(x))
+            x = x + block.attention.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            x = x + block.feed_forward(x)
+        return self._logits(x)
+
+    def prefill(self, cache: KvCache, slot: int, tokens: Tensor, start: int) -> None:
+        """Write keys and values of a prompt's chunk: tokens (T,) at positions start .. start + T.
+
+        The chunk's length and place are fixed by the prompt alone (the caller pads the tail), and attention runs over
+        exactly the positions up to the chunk's end: one shape per place, hence the same bits in any company.
+        """
+        end = start + tokens.shape[0]
+        positions = torch.arange(start, end, device=tokens.device)
+        mask = positions[:, None] >= torch.arange(end, device=tokens.device)[None, :]
+        x = self._embed(tokens[None], positions)
+        for layer, block in enumerate(self._blocks()):
+            q, k, v = block.attention.split(block.norm1(x))
+            cache.keys[layer, slot, :, start:end] = k[0]
+            cache.values[layer, slot, :, start:end] = v[0]
+            keys, values = cache.keys[layer, slot, :, :end], cache.values[layer, slot, :, :end]
+            x = x + block.attention.merge(_attend(q, keys[None], values[None], mask))
+            x = x + block.feed_forward(x)
+
+    def decode(self, cache: KvCache, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+        """One step over the slots 0 .. R-1: tokens (R,) at positions (R,) -> logits (R, V).
+
+        R is at least 4, and attention is a plain masked product over a padded length: on the CPUs measured a row's bits
+        then do not depend on R, on the padding or on its neighbours. (Fused SDPA with one query does not keep that.)
+        `longest` is the largest position, known to the caller without asking the device.
+        """
+        rows = torch.arange(tokens.shape[0], device=tokens.device)
+        length = _padded_length(longest + 1, self.config.context_tokens)
+        mask = (torch.arange(length, device=tokens.device)[None, :] <= positions[:, None])[:, None, None, :]  # R 1 1 T
+        x = self._embed(tokens[:, None], positions[:, None])
+        for layer, block in enumerate(self._blocks()):
+            q, k, v = block.attention.split(block.norm1(x))
+            cache.keys[layer, rows, :, positions] = k[:, :, 0]
+            cache.values[layer, rows, :, positions] = v[:, :, 0]
+            keys = cache.keys[layer, : len(rows), :, :length]
+            values = cache.values[layer, : len(rows), :, :length]
+            x = x + block.attention.merge(_attend(q, keys, values, mask))
+            x = x + block.feed_forward(x)
+        return self._logits(x[:, 0])
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        embedded: Tensor = self.tokens(tokens) + self.positions(positions)
+        return embedded
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm(x), self.tokens.weight)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Queries (R, H, T, D) over keys and values (R, H, S, D); mask True where attention is allowed."""
+    scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
+    return torch.matmul(scores.masked_fill(~mask, -torch.inf).softmax(-1), v)
+
+
+def _padded_length(length: int, context: int) -> int:
+    return min(-(-length // DECODE_STRIDE) * DECODE_STRIDE, context)

@@ -1,0 +1,54 @@
+"""Runs one bundle variant. Engines talk to these protocols and do not know which runtime is behind them.
+
+A backend owns the state of its slots. Its promise is the first invariant: what it returns for a row depends on that
+row's own tokens alone, bit for bit, whatever the other rows hold and however many there are.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+PREFILL_CHUNK = 32  # prompts are cut at multiples of this position, never by what else is waiting
+SMALLEST_ROWS = 4  # fp32 GEMMs give a row other bits with fewer rows than this
+
+
+class TextBackend(Protocol):
+    """Continuous batching: slots 0 .. slots-1, of which the first `rows` are stepped together."""
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def device_name(self) -> str: ...
+
+    def reset(self, slot: int) -> None:
+        """Empty a slot for a new request."""
+
+    def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
+        """Read chunks of prompts: (slot, start, tokens), `start` a multiple of PREFILL_CHUNK, at most as many tokens."""
+
+    def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
+        """One step over the first len(tokens) slots, a row bucket: logits (rows, vocabulary), fp32.
+
+        Row i feeds tokens[i] at position positions[i] of slot i. The state of inactive rows stays as it is.
+        """
+
+
+class ImageBackend(Protocol):
+    """Dynamic batching: whole pictures in one call."""
+
+    @property
+    def latent(self) -> int: ...
+
+    @property
+    def device_name(self) -> str: ...
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Latents (B, latent) -> pixels uint8 (B, height, width, channels); B is a power of two."""
+
+
+def row_bucket(rows: int, slots: int) -> int:
+    """Rows that a step over the first `rows` slots runs with: a power of two from SMALLEST_ROWS on, or all slots."""
+    return min(slots, max(SMALLEST_ROWS, 1 << (rows - 1).bit_length()))
