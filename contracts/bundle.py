@@ -90,6 +90,7 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self._tokenizer: Tokenizer | None = None
 
     @classmethod
     def open(cls, path: Path, *, only: tuple[str, ...] | None = None) -> Bundle:
@@ -127,10 +128,12 @@ class Bundle:
         return Target(model=self.manifest.name, version=self.manifest.version, variant=variant)
 
     def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer. Raises StoreError for a bundle without one."""
+        """The bundle's tokenizer, read once. Raises StoreError for a bundle without one."""
         if self.manifest.tokenizer is None:
             raise StoreError(f"{self.path} has no tokenizer: its task is {self.manifest.task}")
-        return read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
+        if self._tokenizer is None:
+            self._tokenizer = read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
+        return self._tokenizer
 
 
 def sha256_of(path: Path) -> str:

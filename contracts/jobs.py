@@ -113,7 +113,10 @@ class JobQueue:
             fields, results = pipe.execute()
         if fields[0] is None or fields[1] is None:
             raise _no_such_job(job_id)
-        return _record(job_id, fields, results[0][1] if results else {})
+        try:
+            return _record(job_id, fields, results[0][1] if results else {})
+        except InvalidRequest:
+            raise _no_such_job(job_id) from None  # a job of somebody else's on the same Redis
 
     def pictures(self, result: ImageResult) -> list[str]:
         """The pictures of a result, base64 PNG. Raises NotFound when they have outlived their lifetime."""
@@ -238,7 +241,10 @@ def _result_of(result: dict[bytes, bytes]) -> TextResult | ImageResult | None:
 
 
 def _error_of(result: dict[bytes, bytes]) -> KamishibaiError:
-    return from_record(zlib.decompress(base64.b64decode(result.get(b"exc_string", b""))).decode())
+    try:
+        return from_record(zlib.decompress(base64.b64decode(result[b"exc_string"])).decode())
+    except (KeyError, ValueError, zlib.error):
+        return from_record("")  # RQ has left no reason, or its results have expired before the job
 
 
 def _unix_seconds(iso: bytes | None) -> float | None:

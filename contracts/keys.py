@@ -23,6 +23,7 @@ DELTA_CHANNEL = PREFIX + "deltas"
 # A key that its owner forgets is gone after this time at the latest.
 BELL_SECONDS = 3600
 TEXT_SECONDS = 24 * 3600
+PICTURES_SECONDS = 24 * 3600
 ANNOUNCEMENT_SECONDS = 20
 
 

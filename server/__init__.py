@@ -1,4 +1,4 @@
 """HTTP in front of the queue: validate, tokenise, admit, wait, stream.
 
-May import: contracts, Flask, gevent, redis. Never torch, never models or workers.
+May import: contracts, Flask, gevent and gunicorn, redis, prometheus_client. Never torch, never models or workers.
 """

@@ -17,7 +17,7 @@ _HEROES = (
 _FRIENDS = ("Aoi", "Botan", "Emi", "Fumio", "Goro", "Kohaku", "Midori", "Natsuki", "Shiro", "Tomoe", "Wataru", "Yoru")
 _ROLES = (
     "pilot", "samurai", "witch", "detective", "violinist", "courier", "inventor", "shrine keeper", "student",
-    "cook", "bounty hunter", "painter", "doctor", "swimmer", "librarian", "mechanic",
+    "shinigami", "cook", "bounty hunter", "painter", "doctor", "swimmer", "librarian", "mechanic",
 )  # fmt: skip
 _TRAITS = ("quiet", "stubborn", "clumsy", "fearless", "lonely", "cheerful", "gifted", "penniless", "young", "retired")
 _PLACES = (
@@ -125,4 +125,4 @@ def _slots(random: np.random.Generator) -> dict[str, str]:
 
 
 def _choose(random: np.random.Generator, options: Sequence[str]) -> str:
-    return options[random.integers(len(options))]
+    return options[int(random.integers(len(options)))]

@@ -1,0 +1,67 @@
+"""`kamishibai generate`: one request in this process."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+from cli.devices import devices
+from contracts.errors import InvalidRequest
+from contracts.requests import ImageRequest, TextRequest
+from contracts.store import Store
+from workers.local import LocalModel
+
+
+def generate(model: str, store: Path, device: str, seed: int | None, **options: Any) -> None:
+    """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest."""
+    bundle = Store(store).open(model)
+    local = LocalModel(bundle, device=devices(device)[0])
+    seed = secrets.randbits(31) if seed is None else seed
+    if bundle.manifest.task == "text":
+        write_text(local, seed, **options)
+    else:
+        draw_pictures(local, seed, options["count"], options["out"] or Path(f"{model}-{seed}.png"))
+
+
+def write_text(local: LocalModel, seed: int, prompt: str | None, max_tokens: int, **options: Any) -> None:
+    tokens = local.bundle.tokenizer().encode(prompt or "")
+    if not tokens:
+        raise InvalidRequest("This is a text model: give it something to go on from with --prompt.")
+    request = TextRequest(
+        target=local.bundle.target(),
+        seed=seed,
+        prompt_tokens=tuple(tokens),
+        max_tokens=max_tokens,
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        stop=tuple(options["stop"]),
+    )
+    click.echo(prompt, nl=False)
+    local.text(request, on_text=_show)
+    click.echo()
+    click.secho(f"seed {seed}", fg="bright_black", err=True)
+
+
+def draw_pictures(local: LocalModel, seed: int, count: int, out: Path) -> None:
+    """One PNG; several pictures are tiled into a square."""
+    request = ImageRequest(target=local.bundle.target(), seed=seed, count=count)
+    pictures = [Image.open(io.BytesIO(file)) for file in local.pictures(request)]
+    columns = next(columns for columns in range(1, count + 1) if columns * columns >= count)
+    width, height = pictures[0].size
+    sheet = Image.new(pictures[0].mode, (columns * width, -(-count // columns) * height))
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * width, index // columns * height))
+    sheet.save(out, "PNG")
+    click.echo(f"{out}: {count} picture{'s' if count > 1 else ''} of {width}x{height}, seed {seed}")
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,204 @@
+"""`kamishibai`: every command of the product.
+
+Only click is imported before a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+STORE = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("store"),
+    envvar="KAMISHIBAI_STORE",
+    show_default=True,
+    help="Folder with the models.",
+)
+REDIS_URL = click.option("--redis-url", envvar="KAMISHIBAI_REDIS_URL", help="redis://, rediss:// or unix:// URL.")
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes GPUs first."
+)
+MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kamishibai")
+def cli() -> None:
+    """Train, export and serve small generative models.
+
+    Start with `kamishibai up`: it runs a server, a worker and a Redis of its own, and makes demo models in an empty
+    store.
+    """
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend are one line, not a traceback."""
+    from contracts.errors import KamishibaiError, StoreError
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (StoreError, KamishibaiError, ValueError) as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+@cli.command()
+@STORE
+@click.option("--host", envvar="KAMISHIBAI_HOST", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, envvar="KAMISHIBAI_PORT", help="Port to listen on.  [default: 8000]")
+@REDIS_URL
+@MODELS
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per GPU, else one]")
+@DEVICE
+def up(**options: Any) -> None:
+    """Run everything: Redis, workers and the HTTP server. Ctrl-C stops all in order."""
+    from cli.up import run_everything
+
+    log_to_stderr()
+    run_everything(**options)
+
+
+@cli.command()
+@STORE
+@click.option("--host", envvar="KAMISHIBAI_HOST", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, envvar="KAMISHIBAI_PORT", help="Port to listen on.  [default: 8000]")
+@REDIS_URL
+@click.option("--processes", "server_processes", type=click.IntRange(1), help="Server processes.  [default: 1]")
+def serve(**options: Any) -> None:
+    """Run the HTTP server alone; it needs a Redis and, to be of use, a worker."""
+    from contracts.settings import from_environment
+    from server.serving import serve as serve_forever
+
+    log_to_stderr()
+    serve_forever(from_environment(**options))
+
+
+@cli.command()
+@STORE
+@REDIS_URL
+@MODELS
+@DEVICE
+@click.option("--name", help="Name in `rq info`.  [default: host and a random part]")
+def worker(store: Path, redis_url: str | None, models: str | None, device: str, name: str | None) -> None:
+    """Run one worker: it serves models of the store from the queue."""
+    from cli.worker import run_worker
+
+    log_to_stderr()
+    run_worker(store, redis_url, models, device, name)
+
+
+@cli.group(name="import")
+def import_() -> None:
+    """Bring somebody else's trained model into the store."""
+
+
+@import_.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--corpus",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="The text it was trained on; its characters, in order of first appearance, are the vocabulary.",
+)
+@click.option("--name", required=True, help="Name of the model in the store.")
+@STORE
+def tfjs(folder: Path, corpus: Path, name: str, store: Path) -> None:
+    """Import a TensorFlow.js character LSTM: FOLDER holds model.json and its weights."""
+    from contracts.store import Store
+    from export.tfjs import import_tfjs
+
+    tell(import_tfjs(folder, corpus, Store(store), name))
+
+
+@import_.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Name of the model in the store.")
+@STORE
+def hf(folder: Path, name: str, store: Path) -> None:
+    """Import a Hugging Face GPT-2 checkpoint: FOLDER holds config.json, weights and tokenizer."""
+    from contracts.store import Store
+    from export.huggingface import import_gpt2
+
+    tell(import_gpt2(folder, Store(store), name))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Name of the model in the store.")
+@STORE
+def export(run: Path, name: str, store: Path) -> None:
+    """Make a bundle in the store from a training run's folder."""
+    from contracts.store import Store
+    from export.run import export_run
+
+    tell(export_run(run, Store(store), name))
+
+
+@cli.command()
+@STORE
+def demo(store: Path) -> None:
+    """Train three small models in about a minute and put them into the store."""
+    from cli.demo import make_demo_models
+
+    make_demo_models(store)
+
+
+@cli.command()
+@STORE
+def models(store: Path) -> None:
+    """List the models of the store."""
+    from cli.models import list_models
+
+    list_models(store)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--prompt", help="Text to go on from.")
+@click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True, help="Tokens to write at most.")
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="0 takes the likeliest.")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="Draw among the k likeliest tokens; 0 is off.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Draw among the likeliest of this mass."
+)
+@click.option("--stop", multiple=True, help="Stop before this text; can be given more than once.")
+@click.option("--seed", type=click.IntRange(0), help="Same seed, same output.  [default: drawn, and shown]")
+@click.option("--n", "count", type=click.IntRange(1), default=1, show_default=True, help="Pictures to draw.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File for pictures.  [default: MODEL-SEED.png]"
+)
+@DEVICE
+@STORE
+def generate(**options: Any) -> None:
+    """Write text or draw pictures with MODEL, without a server."""
+    from cli.generate import generate as generate_locally
+
+    generate_locally(**options)
+
+
+def tell(bundle: Any) -> None:
+    """Say what has been put into the store."""
+    manifest = bundle.manifest
+    megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    click.echo(f"{manifest.name}@{manifest.version}: {manifest.family}, {megabytes:.1f} MB, in {bundle.path}")
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""`kamishibai models`: what the store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from contracts.errors import StoreError
+from contracts.store import Store
+
+
+def list_models(root: Path) -> None:
+    store = Store(root)
+    rows = [("MODEL", "VERSION", "TASK", "FAMILY", "SIZE", "VARIANTS", "LIMITS")]
+    for name in store.names():
+        for version in store.versions(name):
+            try:
+                manifest = store.open(name, version, only=()).manifest
+            except StoreError as error:
+                click.secho(f"{name}@{version} cannot be used: {error}", fg="red", err=True)
+                continue
+            size = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+            limits = manifest.limits.model_dump(exclude_none=True)
+            shown = ", ".join(f"{key} {value}" for key, value in limits.items())
+            variants = ", ".join(variant.name for variant in manifest.variants)
+            rows.append((name, str(version), manifest.task, manifest.family, f"{size:.1f} MB", variants, shown))
+    if len(rows) == 1:
+        click.echo(f"{root} holds no model. `kamishibai demo` makes three small ones.")
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,108 @@
+"""`kamishibai up`: Redis, workers and server in one command."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from redis.exceptions import RedisError
+
+from cli.devices import devices
+from contracts.connection import connect
+from contracts.errors import StoreError
+from contracts.settings import Settings, from_environment
+from contracts.store import Store
+from workers.embedded_redis import EmbeddedRedis, store_lock
+from workers.processes import python_module
+from workers.supervisor import Part, Supervisor
+
+SERVER_STOP_SECONDS = 30.0
+WORKER_STOP_SECONDS = 35.0
+
+
+def run_everything(
+    store: Path,
+    host: str | None,
+    port: int | None,
+    redis_url: str | None,
+    models: str | None,
+    workers: int | None,
+    device: str,
+) -> None:
+    """Until Ctrl-C or SIGTERM. Raises StoreError, ValueError."""
+    with store_lock(store):
+        make_demo_models_if_empty(store)
+        embedded = None if redis_url else EmbeddedRedis(store)
+        try:
+            settings = from_environment(
+                store=store, host=host, port=port, redis_url=redis_url or (embedded and embedded.url)
+            )
+            parts = [*worker_parts(settings, models, workers, device), server_part(settings)]
+            if embedded:
+                parts.insert(0, Part("redis", embedded.command(), stop_seconds=30.0))
+                embedded.start_syncing()
+            Supervisor(parts).run(while_running=announce_when_ready(settings))
+        finally:
+            if embedded:
+                embedded.clean_up()
+
+
+def make_demo_models_if_empty(store: Path) -> None:
+    """In a process of its own: this one stays small for as long as the product runs."""
+    if Store(store).names():
+        return
+    made = subprocess.run([*python_module("cli.main"), "demo", "--store", str(store)], check=False)
+    if made.returncode:
+        raise StoreError(f"the demo models could not be made (status {made.returncode}); see above")
+
+
+def worker_parts(settings: Settings, models: str | None, workers: int | None, device: str) -> list[Part]:
+    """One worker per device, or as many as asked for, dealt out over the devices."""
+    found = devices(device)
+    command = [*python_module("cli.main"), "worker"] + (["--models", models] if models else [])
+    return [
+        Part(
+            f"worker {index}",
+            [*command, "--device", found[index % len(found)]],
+            settings.to_environment(),
+            stop_seconds=WORKER_STOP_SECONDS,
+        )
+        for index in range(workers or len(found))
+    ]
+
+
+def server_part(settings: Settings) -> Part:
+    command = [*python_module("cli.main"), "serve"]
+    return Part("server", command, settings.to_environment(), stop_seconds=SERVER_STOP_SECONDS)
+
+
+def announce_when_ready(settings: Settings) -> Callable[[], None]:
+    """A function that says once that the product is ready."""
+    address = f"http://{settings.host}:{settings.port}"
+    started = time.monotonic()
+    said = False
+
+    def announce() -> None:
+        nonlocal said
+        if said or not _is_ready(settings, address):
+            return
+        said = True
+        names = ", ".join(Store(settings.store).names())
+        click.secho(f"Ready after {time.monotonic() - started:.1f} s: {address} serves {names}", fg="green", bold=True)
+        click.echo("Ctrl-C stops it.")
+
+    return announce
+
+
+def _is_ready(settings: Settings, address: str) -> bool:
+    try:
+        connect(settings.redis_url).ping()
+        with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:  # noqa: S310 - our own http address
+            return bool(answer.status == 200)
+    except (OSError, RedisError, urllib.error.URLError):
+        return False

@@ -1,0 +1,35 @@
+"""`kamishibai worker`: one worker parent and its engine child."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from pathlib import Path
+
+from cli.devices import devices
+from contracts.bundle import TOKENIZER, Bundle
+from contracts.errors import StoreError
+from contracts.settings import from_environment
+from contracts.store import Store
+from workers.child import Child, default_threads
+from workers.parent import WorkerParent
+
+
+def run_worker(store: Path, redis_url: str | None, models: str | None, device: str, name: str | None) -> None:
+    """Serve until SIGTERM. Raises StoreError if there is nothing to serve."""
+    settings = from_environment(store=store, redis_url=redis_url)
+    bundles = served_bundles(Store(settings.store), models)
+    child = Child(
+        settings.store, [bundle.target() for bundle in bundles.values()], devices(device)[0], default_threads()
+    )
+    name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    WorkerParent(settings.redis_url, name, bundles, child).run()
+
+
+def served_bundles(store: Store, models: str | None) -> dict[str, Bundle]:
+    """The newest version of the models asked for, by queue name. Weights are checked by the engine child."""
+    names = [name.strip() for name in models.split(",")] if models else store.names()
+    if not names:
+        raise StoreError(f"{store.root} holds no model. `kamishibai demo` makes three small ones.")
+    bundles = [store.open(name, only=(TOKENIZER,)) for name in names]
+    return {bundle.target().queue_name: bundle for bundle in bundles}

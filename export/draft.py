@@ -1,0 +1,111 @@
+"""A model in memory that is about to become a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from contracts.bundle import TOKENIZER, WEIGHTS, Bundle, Example, Limits, Variant
+from contracts.errors import StoreError
+from contracts.store import Store
+from contracts.tokenizers import CharacterTokenizer, Tokenizer
+from models.dcgan import DcganConfig, generator
+from models.gpt2 import Gpt2, Gpt2Config
+from models.lstm import LstmConfig, LstmLanguageModel
+
+LSTM_MAX_TOKENS = 4096  # an LSTM has no limit of its own, but a request must have one
+
+Config = LstmConfig | Gpt2Config | DcganConfig
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Config, fp32 weights by the names of the family's module in models/, tokenizer and where all this is from."""
+
+    config: Config
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer | None
+    example_prompt: str | None
+    provenance: dict[str, Any]
+
+    def publish(self, store: Store, name: str) -> Bundle:
+        """Write the next version of model `name`. Raises StoreError with all faults of this draft."""
+        if faults := [*self._weight_faults(), *self._text_faults()]:
+            raise StoreError(f"{name} cannot become a bundle: " + "; ".join(faults))
+        return store.write(name, self._fill)
+
+    def _fill(self, folder: Path) -> dict[str, Any]:
+        save_file({name: weight.contiguous() for name, weight in self.weights.items()}, folder / WEIGHTS)
+        if self.tokenizer is not None:
+            self.tokenizer.write(folder / TOKENIZER)
+        return {
+            **_identity(self.config),
+            "config": asdict(self.config),
+            "limits": _limits(self.config),
+            "tokenizer": _tokenizer_kind(self.tokenizer),
+            "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
+            "example": Example(prompt=self.example_prompt),
+            "provenance": self.provenance,
+        }
+
+    def _weight_faults(self) -> list[str]:
+        expected, given = _empty_module(self.config).state_dict(), self.weights
+        faults = [f"the weights lack {name}" for name in expected.keys() - given.keys()]
+        faults += [f"the weights hold {name}, which its config has no place for" for name in given.keys() - expected]
+        for name in expected.keys() & given.keys():
+            have, need = given[name], expected[name]
+            if (have.shape, have.dtype) != (need.shape, need.dtype):
+                faults.append(f"{name} is {have.dtype} {list(have.shape)} instead of {need.dtype} {list(need.shape)}")
+            elif not torch.isfinite(have).all():
+                faults.append(f"{name} holds values that are not finite")
+        return sorted(faults)
+
+    def _text_faults(self) -> list[str]:
+        if isinstance(self.config, DcganConfig):
+            return []
+        if self.tokenizer is None:
+            return ["a text model needs a tokenizer"]
+        faults = []
+        tokens, rows = self.tokenizer.vocabulary_size, self.config.vocabulary_size
+        # GPT-2s exist with padded vocabularies; a character model has one output per character.
+        if tokens > rows or (isinstance(self.tokenizer, CharacterTokenizer) and tokens < rows):
+            faults.append(f"the tokenizer has {tokens} tokens, but the model {rows}")
+        if not self.example_prompt or not self.tokenizer.encode(self.example_prompt):
+            faults.append(f"the example prompt {self.example_prompt!r} has no token that the model knows")
+        return faults
+
+
+def _identity(config: Config) -> dict[str, str]:
+    if isinstance(config, DcganConfig):
+        return {"family": "dcgan", "task": "image"}
+    return {"family": "gpt2" if isinstance(config, Gpt2Config) else "lstm", "task": "text"}
+
+
+def _limits(config: Config) -> Limits:
+    if isinstance(config, DcganConfig):
+        return Limits(picture_pixels=(config.size, config.size))
+    if isinstance(config, Gpt2Config):
+        return Limits(context_tokens=config.context_tokens)
+    return Limits(max_tokens=LSTM_MAX_TOKENS)
+
+
+def _tokenizer_kind(tokenizer: Tokenizer | None) -> str | None:
+    if tokenizer is None:
+        return None
+    return "characters" if isinstance(tokenizer, CharacterTokenizer) else "bpe"
+
+
+def _empty_module(config: Config) -> nn.Module:
+    """The module of this config without memory for its weights: only names, shapes and dtypes."""
+    try:
+        with torch.device("meta"):
+            if isinstance(config, DcganConfig):
+                return generator(config)
+            return Gpt2(config) if isinstance(config, Gpt2Config) else LstmLanguageModel(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{config} is not the config of a model: {error}") from None

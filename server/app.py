@@ -1,0 +1,68 @@
+"""The Flask application: routes, errors, request ids. It computes nothing and keeps nothing."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from flask import Flask, Response, g, request
+from flask.json.provider import DefaultJSONProvider
+from redis import BlockingConnectionPool, Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from contracts.settings import Settings
+from server.failures import error_response
+from server.routes import completions, images, jobs, models, operations
+from server.services import EXTENSION, assemble
+
+REDIS_CONNECTIONS = 32  # one is the subscription's; the others are held for a round trip each
+REDIS_TIMEOUT_SECONDS = 5.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def create_app(settings: Settings, connection: Redis | None = None) -> Flask:
+    """The application of one server process; without a connection it makes its own to `settings.redis_url`.
+
+    Raises ValueError for a URL that is none of Redis'. Redis itself may still be away.
+    """
+    app = Flask("kamishibai", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.json = _json_in_order(app)
+    app.extensions[EXTENSION] = assemble(settings, connection or connect(settings.redis_url))
+    for module in (completions, images, models, jobs, operations):
+        app.register_blueprint(module.blueprint)
+    app.register_error_handler(Exception, error_response)
+    app.before_request(_take_request_id)
+    app.after_request(_give_request_id)
+    return app
+
+
+def connect(redis_url: str) -> Redis:
+    """A client for many greenlets. Raises ValueError for a URL that is none of Redis'."""
+    pool = BlockingConnectionPool.from_url(
+        redis_url,
+        max_connections=REDIS_CONNECTIONS,
+        timeout=REDIS_TIMEOUT_SECONDS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),  # a transaction sent twice would put a job on its queue twice
+    )
+    return Redis(connection_pool=pool)
+
+
+def _json_in_order(app: Flask) -> DefaultJSONProvider:
+    provider = DefaultJSONProvider(app)
+    provider.sort_keys = False  # people read these bodies: the id comes first
+    return provider
+
+
+def _take_request_id() -> None:
+    given = request.headers.get("x-request-id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _give_request_id(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    return response

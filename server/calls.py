@@ -1,0 +1,39 @@
+"""A synchronous call: one job from its admission to its end, for a client that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from contracts.errors import JobCancelled, JobTimedOut
+from contracts.jobs import JobRecord
+from contracts.requests import ImageRequest, TextRequest
+from server.services import Services
+
+MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that the job itself may take
+
+
+def enqueue_call(here: Services, request: TextRequest | ImageRequest) -> str:
+    """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id."""
+    return here.jobs.enqueue(
+        request, result_seconds=here.settings.sync_result_seconds, timeout_seconds=here.settings.job_timeout_seconds
+    )
+
+
+def longest_wait_seconds(here: Services) -> float:
+    return here.settings.job_timeout_seconds + MARGIN_SECONDS
+
+
+def call(here: Services, request: TextRequest | ImageRequest, still_there: Callable[[], bool]) -> JobRecord:
+    """Run a request and wait for its end. A client that leaves or waits too long takes its job with it.
+
+    Raises JobCancelled, JobTimedOut, NotFound (the job was deleted meanwhile) and redis.RedisError.
+    """
+    job_id = enqueue_call(here, request)
+    timeout_seconds = longest_wait_seconds(here)
+    record = here.waiting.wait_ended(job_id, timeout_seconds, still_there)
+    if record.ended:
+        return record
+    here.jobs.cancel(job_id)
+    if not still_there():
+        raise JobCancelled("The client left before its answer was ready.")
+    raise JobTimedOut(f"The job did not end within {timeout_seconds:.0f} seconds and was cancelled.")

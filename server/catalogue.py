@@ -1,0 +1,129 @@
+"""Which models are served right now: what workers announce, read together with the bundles in the store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis import Redis
+
+from contracts.announcements import Announcement, ServedModel, read_announcements
+from contracts.bundle import MANIFEST, TOKENIZER, Manifest, Task
+from contracts.errors import InvalidRequest, NotReady, StoreError, UnknownModel
+from contracts.requests import Target
+from contracts.store import Store
+from contracts.tokenizers import Tokenizer
+
+CACHE_SECONDS = 1.0
+ROUTES: dict[Task, str] = {"text": "POST /v1/completions", "image": "POST /v1/images/generations"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A model that can be asked for: what its jobs will run on, and what admission must know of it."""
+
+    target: Target
+    manifest: Manifest
+    digest: str
+    created_at: int  # Unix seconds at which the bundle was written
+    tokenizer: Tokenizer | None  # None: not a text model
+
+    def encode(self, text: str) -> list[int]:
+        """A prompt's token ids. Raises InvalidRequest for characters that the model cannot read."""
+        return self.tokenizer.encode(text) if self.tokenizer else []
+
+
+class Catalogue:
+    """The newest ready version of every model. Announcements are read at most once a second, bundles once."""
+
+    def __init__(self, connection: Redis, store: Store) -> None:
+        self._redis = connection
+        self._store = store
+        self._announcements: list[Announcement] = []
+        self._read_at = float("-inf")  # monotonic seconds
+        self._entries: dict[Target, CatalogueEntry] = {}  # a version never changes, so nothing here grows stale
+
+    def resolve(self, name: str | None, task: Task | None = None) -> CatalogueEntry:
+        """The model to run a request on; without a name the only one there is, of that task if a task is given.
+
+        Raises InvalidRequest (no name and several models, or a model of the other task), UnknownModel and NotReady.
+        """
+        newest = self._newest()
+        served = newest.get(name) if name is not None else _only_choice(newest, task)
+        if served is None:
+            raise self._not_served(name)
+        if task is not None and served.task != task:
+            raise InvalidRequest(
+                f"'model' is {served.target.model!r}, which is for {served.task}; send it to {ROUTES[served.task]}",
+                param="model",
+            )
+        return self._open(served)
+
+    def entries(self) -> list[CatalogueEntry]:
+        """All models that can be asked for, by name."""
+        found = []
+        for _, served in sorted(self._newest().items()):
+            with suppress(NotReady):
+                found.append(self._open(served))
+        return found
+
+    def _newest(self) -> dict[str, ServedModel]:
+        newest: dict[str, ServedModel] = {}
+        for announcement in self._current_announcements():
+            for served in announcement.models if announcement.ready else ():
+                known = newest.get(served.target.model)
+                if known is None or known.target.version < served.target.version:
+                    newest[served.target.model] = served
+        return newest
+
+    def _current_announcements(self) -> list[Announcement]:
+        now = time.monotonic()
+        if now - self._read_at > CACHE_SECONDS:
+            self._announcements = read_announcements(self._redis)
+            self._read_at = now
+        return self._announcements
+
+    def _not_served(self, name: str | None) -> NotReady | UnknownModel:
+        announced = {served.target.model for each in self._current_announcements() for served in each.models}
+        known = announced.union(self._store.names())
+        if name is None or name in known:
+            what = "such a model" if name is None else f"{name!r}"
+            return NotReady(f"No ready worker serves {what}; start one or try again in a moment.", param="model")
+        return UnknownModel(
+            f"'model' is {name[:80]!r}, which does not exist; there is: {', '.join(sorted(known)) or 'none yet'}",
+            param="model",
+        )
+
+    def _open(self, served: ServedModel) -> CatalogueEntry:
+        name = f"{served.target.model}@{served.target.version}"
+        try:
+            entry = self._entries.get(served.target) or self._read_bundle(served.target)
+        except StoreError as error:
+            log.error("%s is announced by a worker but cannot be opened here: %s", name, error)
+            raise NotReady(f"This server cannot open {name}; its log says why.", param="model") from None
+        if entry.digest != served.digest:
+            # Tokenising with one bundle for a worker that runs another would answer with nonsense.
+            raise NotReady(f"Workers serve another bundle as {name} than this server's store holds.", param="model")
+        self._entries[served.target] = entry
+        return entry
+
+    def _read_bundle(self, target: Target) -> CatalogueEntry:
+        bundle = self._store.open(target.model, target.version, only=(TOKENIZER,))
+        return CatalogueEntry(
+            target=target,
+            manifest=bundle.manifest,
+            digest=bundle.digest,
+            created_at=int((bundle.path / MANIFEST).stat().st_mtime),
+            tokenizer=bundle.tokenizer() if bundle.manifest.task == "text" else None,
+        )
+
+
+def _only_choice(newest: dict[str, ServedModel], task: Task | None) -> ServedModel | None:
+    choices = {name: served for name, served in newest.items() if task in (None, served.task)}
+    if len(choices) > 1:
+        raise InvalidRequest(f"'model' is missing; choose one of: {', '.join(sorted(choices))}", param="model")
+    return next(iter(choices.values()), None)

@@ -1,0 +1,58 @@
+"""What becomes of an exception: every one ends as OpenAI's error object, never as a traceback."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Response, g, has_request_context, jsonify
+from redis import RedisError
+from werkzeug.exceptions import HTTPException
+
+from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, QueueUnavailable
+
+RETRY_AFTER_SECONDS = 2
+
+log = logging.getLogger(__name__)
+
+
+class MethodNotAllowed(InvalidRequest):
+    status, code = 405, "method_not_allowed"
+
+
+_OF_HTTP_STATUS: dict[int | None, type[KamishibaiError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: BodyTooLarge,
+}
+
+
+def to_error(exception: Exception) -> KamishibaiError:
+    """The error that a client is told. What it should not have to know of goes to the log."""
+    if isinstance(exception, KamishibaiError):
+        return exception
+    if isinstance(exception, HTTPException):
+        kind = _OF_HTTP_STATUS.get(exception.code, InvalidRequest)
+        return kind(f"{exception.description} GET / lists the routes.")
+    if isinstance(exception, RedisError):
+        log.error("request %s: Redis: %s", _request_id(), exception)
+        return QueueUnavailable("The queue cannot be reached or takes nothing right now; try again in a moment.")
+    log.error("request %s failed in a way that nobody foresaw", _request_id(), exc_info=exception)
+    return KamishibaiError("The server failed at this request; its log has the details under the x-request-id.")
+
+
+def error_response(exception: Exception) -> Response:
+    """The HTTP answer to an exception."""
+    error = to_error(exception)
+    response = jsonify(error.body())
+    response.status_code = error.status
+    # OpenAI's clients repeat every 409 and 5xx unless told otherwise; a job that kills its worker should run once.
+    response.headers["x-should-retry"] = "true" if error.retryable else "false"
+    if error.retryable:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(exception, HTTPException):
+        response.headers.extend([header for header in exception.get_headers() if header[0] == "Allow"])
+    return response
+
+
+def _request_id() -> str:
+    return str(g.get("request_id", "-")) if has_request_context() else "-"

@@ -1,0 +1,118 @@
+"""The bodies of answers: OpenAI's shapes, and the job object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contracts.errors import EngineFailed, JobCancelled
+from contracts.jobs import JobQueue, JobRecord
+from contracts.results import ImageResult, TextResult
+from server.catalogue import CatalogueEntry
+
+Json = dict[str, Any]
+
+
+def result_body(record: JobRecord, jobs: JobQueue) -> Json:
+    """What the synchronous call answers for an ended job.
+
+    Raises the job's own error, JobCancelled, EngineFailed for a result that cannot be read, and NotFound for pictures
+    past their lifetime.
+    """
+    result = result_of(record)
+    if isinstance(result, TextResult):
+        return _completion(record, result)
+    return _images(record, jobs.pictures(result))
+
+
+def result_of(record: JobRecord) -> TextResult | ImageResult:
+    """An ended job's result. Raises the job's own error, JobCancelled, or EngineFailed if there is nothing to read."""
+    if record.error is not None:
+        raise record.error
+    if record.status == "cancelled":
+        raise JobCancelled(f"Job {record.id} was cancelled.")
+    if record.result is None:
+        raise EngineFailed(f"Job {record.id} is {record.status} but has left no result that can be read.")
+    return record.result
+
+
+def job_body(record: JobRecord, jobs: JobQueue) -> Json:
+    """The job object. Raises what `result_body` raises for a job that succeeded."""
+    body: Json = {
+        "id": record.id,
+        "object": "job",
+        "status": record.status,
+        "model": record.request.target.model,
+        "version": record.request.target.version,
+        "seed": record.request.seed,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+    }
+    if record.status == "succeeded":
+        body["result"] = result_body(record, jobs)
+    elif record.error is not None:
+        body.update(record.error.body())
+    return body
+
+
+def completion_chunk(record: JobRecord, text: str, finish_reason: str | None = None) -> Json:
+    """One piece of a streamed completion."""
+    return _text_completion(record, [_choice(text, finish_reason)])
+
+
+def usage_chunk(record: JobRecord, result: TextResult) -> Json:
+    """The last piece of a streamed completion whose client asked for usage."""
+    return {**_text_completion(record, []), "usage": _usage(result)}
+
+
+def model_body(entry: CatalogueEntry) -> Json:
+    """OpenAI's model object, with what a client may ask of the model."""
+    return {
+        "id": entry.target.model,
+        "object": "model",
+        "created": entry.created_at,
+        "owned_by": "kamishibai",
+        "version": entry.target.version,
+        "variant": entry.target.variant,
+        "task": entry.manifest.task,
+        "limits": entry.manifest.limits.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def _completion(record: JobRecord, result: TextResult) -> Json:
+    return {**_text_completion(record, [_choice(result.text, result.finish_reason)]), "usage": _usage(result)}
+
+
+def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
+    return {
+        "id": f"cmpl-{record.id}",
+        "object": "text_completion",
+        "created": int(record.created_at),
+        "model": record.request.target.model,
+        "choices": choices,
+        "seed": record.request.seed,
+        "version": record.request.target.version,
+    }
+
+
+def _choice(text: str, finish_reason: str | None) -> Json:
+    return {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": None}
+
+
+def _usage(result: TextResult) -> Json:
+    return {
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.completion_tokens,
+        "total_tokens": result.prompt_tokens + result.completion_tokens,
+    }
+
+
+def _images(record: JobRecord, pictures: list[str]) -> Json:
+    return {
+        "created": int(record.created_at),
+        "data": [{"b64_json": picture} for picture in pictures],
+        "seed": record.request.seed,
+        "model": record.request.target.model,
+        "version": record.request.target.version,
+        "output_format": "png",
+    }

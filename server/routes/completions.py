@@ -1,0 +1,52 @@
+"""Text: OpenAI's completions, at once or streamed."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request, stream_with_context
+from flask.typing import ResponseReturnValue
+
+from contracts.errors import NotFound
+from contracts.requests import CompletionBody, TextRequest
+from server.admission import decode, parse
+from server.calls import call, enqueue_call, longest_wait_seconds
+from server.client import presence
+from server.responses import result_body
+from server.services import services
+from server.streaming import CompletionStream
+
+blueprint = Blueprint("completions", __name__)
+
+
+@blueprint.post("/v1/completions")
+def create_completion() -> ResponseReturnValue:
+    """Continue a prompt; `stream: true` sends the text as it is written."""
+    here = services()
+    body = parse(CompletionBody, decode(request.get_data()))
+    text_request = here.admission.text(body)
+    if body.stream:
+        return _stream(
+            text_request, include_usage=body.stream_options is not None and body.stream_options.include_usage
+        )
+    return result_body(call(here, text_request, presence(request.environ)), here.jobs)
+
+
+@blueprint.post("/v1/chat/completions")
+def create_chat_completion() -> ResponseReturnValue:
+    """Not offered; says what to use instead."""
+    raise NotFound("These models continue texts and know no chat; send a 'prompt' to POST /v1/completions.")
+
+
+def _stream(text_request: TextRequest, *, include_usage: bool) -> Response:
+    here = services()
+    stream = CompletionStream(
+        here.jobs,
+        here.waiting,
+        enqueue_call(here, text_request),
+        include_usage=include_usage,
+        timeout_seconds=longest_wait_seconds(here),
+        still_there=presence(request.environ),
+    )
+    response = Response(stream_with_context(iter(stream)), mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the pieces back
+    return response

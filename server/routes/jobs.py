@@ -1,0 +1,63 @@
+"""Jobs: requests that outlive their connection."""
+
+from __future__ import annotations
+
+from flask import Blueprint, request, url_for
+from flask.typing import ResponseReturnValue
+
+from contracts.errors import InvalidRequest
+from contracts.requests import JobBody
+from server.admission import decode, parse
+from server.client import presence
+from server.responses import job_body
+from server.services import services
+
+blueprint = Blueprint("jobs", __name__)
+
+
+@blueprint.post("/v1/jobs")
+def create_job() -> ResponseReturnValue:
+    """Put a request on the queue and answer at once."""
+    here = services()
+    job_id = here.jobs.enqueue(
+        here.admission.job(parse(JobBody, decode(request.get_data()))),
+        result_seconds=here.settings.job_result_seconds,
+        timeout_seconds=here.settings.job_timeout_seconds,
+    )
+    location = url_for("jobs.read_job", job_id=job_id)
+    return job_body(here.jobs.read(job_id), here.jobs), 202, {"Location": location}
+
+
+@blueprint.get("/v1/jobs/<job_id>")
+def read_job(job_id: str) -> ResponseReturnValue:
+    """A job as it is, or, with `?wait=SECONDS`, as soon as it has ended."""
+    here = services()
+    wait_seconds = _wait_seconds(here.settings.max_wait_seconds)
+    client_is_there = presence(request.environ)
+    record = here.waiting.wait_ended(
+        job_id, wait_seconds, still_there=lambda: not here.waiting.draining and client_is_there()
+    )
+    return job_body(record, here.jobs)
+
+
+@blueprint.delete("/v1/jobs/<job_id>")
+def delete_job(job_id: str) -> ResponseReturnValue:
+    """Cancel a job that has not ended; forget one that has."""
+    here = services()
+    record = here.jobs.read(job_id)
+    if record.ended:
+        here.jobs.delete(record)
+        return {"id": job_id, "deleted": True}
+    here.jobs.cancel(job_id)
+    return job_body(here.jobs.read(job_id), here.jobs)
+
+
+def _wait_seconds(most: float) -> float:
+    given = request.args.get("wait", "0")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= most:
+        raise InvalidRequest(f"'wait' is {given[:40]!r}; give a number of seconds from 0 to {most:g}", param="wait")
+    return seconds

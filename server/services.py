@@ -1,0 +1,54 @@
+"""What the routes work with, put together once per server process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+from prometheus_client import CollectorRegistry
+from redis import Redis
+
+from contracts.jobs import JobQueue
+from contracts.settings import Settings
+from contracts.store import Store
+from server.admission import Admission
+from server.catalogue import Catalogue
+from server.metrics import QueueCollector
+from server.waiting import Waiting
+
+EXTENSION = "kamishibai"
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    redis: Redis
+    jobs: JobQueue
+    catalogue: Catalogue
+    admission: Admission
+    waiting: Waiting
+    metrics: CollectorRegistry
+
+
+def assemble(settings: Settings, connection: Redis) -> Services:
+    """Opens nothing and asks Redis nothing: a server starts while Redis is still away."""
+    jobs = JobQueue(connection)
+    store = Store(settings.store)
+    catalogue = Catalogue(connection, store)
+    metrics = CollectorRegistry()
+    metrics.register(QueueCollector(connection, jobs, store))
+    return Services(
+        settings=settings,
+        redis=connection,
+        jobs=jobs,
+        catalogue=catalogue,
+        admission=Admission(settings, catalogue),
+        waiting=Waiting(connection, jobs),
+        metrics=metrics,
+    )
+
+
+def services() -> Services:
+    """The services of the application that handles the current request."""
+    return cast(Services, current_app.extensions[EXTENSION])

@@ -1,0 +1,116 @@
+"""A completion as server-sent events: first what is new, at the end what the result says, never the same text twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from typing import Any
+
+from redis import RedisError
+
+from contracts.errors import JobTimedOut, NotFound
+from contracts.jobs import JobQueue, JobRecord
+from contracts.results import TextResult
+from server.failures import to_error
+from server.responses import completion_chunk, result_of, usage_chunk
+from server.waiting import GLANCE_SECONDS, Delta, Look, Mailbox, Waiting
+
+HEARTBEAT_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class CompletionStream:
+    """The events of one streaming job, as text for the wire. Leaving early, by client or by time, cancels the job."""
+
+    def __init__(
+        self,
+        jobs: JobQueue,
+        waiting: Waiting,
+        job_id: str,
+        *,
+        include_usage: bool,
+        timeout_seconds: float,
+        still_there: Callable[[], bool],
+    ) -> None:
+        self._jobs = jobs
+        self._waiting = waiting
+        self._job_id = job_id
+        self._include_usage = include_usage
+        self._timeout_seconds = timeout_seconds
+        self._still_there = still_there
+        self._sent_bytes = 0  # how much of the text the client has, in UTF-8
+
+    def __iter__(self) -> Iterator[str]:
+        ended = False
+        try:
+            yield ": connected\n\n"  # headers travel with the first piece of a body, so this one is sent at once
+            with self._waiting.listen(self._job_id) as mailbox:
+                record = yield from self._until_ended(mailbox)
+            ended = record.ended
+            if ended:
+                yield from self._end(record)
+        except Exception as error:
+            # The status line is long gone; an error object as the last event is what OpenAI's clients understand.
+            yield _event(to_error(error).body())
+        finally:
+            if not ended:
+                self._cancel()
+
+    def _until_ended(self, mailbox: Mailbox) -> Generator[str, None, JobRecord]:
+        """Events up to the job's end, or until the client is gone. Returns the job as it is then."""
+        record = self._jobs.read(self._job_id)
+        began = spoke = time.monotonic()
+        while not record.ended:
+            mail = mailbox.get(GLANCE_SECONDS)
+            if mail is Look.AGAIN:
+                record = self._jobs.read(self._job_id)
+            elif mail is not None:
+                yield from self._new_text(record, mail)
+                spoke = time.monotonic()
+            elif not self._still_there():
+                break
+            if time.monotonic() - spoke > HEARTBEAT_SECONDS:
+                yield ": still working\n\n"
+                spoke = time.monotonic()
+            if spoke - began > self._timeout_seconds:
+                raise JobTimedOut(f"The job did not end within {self._timeout_seconds:.0f} seconds and was cancelled.")
+        return record
+
+    def _new_text(self, record: JobRecord, delta: Delta) -> Iterator[str]:
+        if delta.offset > self._sent_bytes:  # messages were lost, or published before we listened
+            yield from self._unsent(record, Delta(self._sent_bytes, self._jobs.text_from(record.id, self._sent_bytes)))
+        if delta.offset <= self._sent_bytes:
+            yield from self._unsent(record, delta)
+
+    def _unsent(self, record: JobRecord, delta: Delta) -> Iterator[str]:
+        """The part of a text that goes beyond what was sent; a job that is run again publishes its text again."""
+        fresh = delta.text.encode()[self._sent_bytes - delta.offset :]
+        if fresh:
+            self._sent_bytes += len(fresh)
+            yield _event(completion_chunk(record, fresh.decode(errors="replace")), event_id=self._sent_bytes)
+
+    def _end(self, record: JobRecord) -> Iterator[str]:
+        result = result_of(record)
+        if not isinstance(result, TextResult):
+            raise TypeError(f"a streaming job ended with a result of task {result.task}")
+        yield from self._unsent(record, Delta(0, result.text))
+        yield _event(completion_chunk(record, "", result.finish_reason), event_id=self._sent_bytes)
+        if self._include_usage:
+            yield _event(usage_chunk(record, result))
+        yield "data: [DONE]\n\n"
+
+    def _cancel(self) -> None:
+        try:
+            with suppress(NotFound):
+                self._jobs.cancel(self._job_id)
+        except RedisError as error:
+            log.warning("job %s goes on although its client left, for it cannot be cancelled: %s", self._job_id, error)
+
+
+def _event(body: dict[str, Any], event_id: int | None = None) -> str:
+    head = "" if event_id is None else f"id: {event_id}\n"
+    return f"{head}data: {json.dumps(body)}\n\n"

@@ -1,0 +1,150 @@
+"""Fixtures for all tests: a real Redis, and a store of tiny real models with random weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from redis import Redis
+from redis.exceptions import RedisError
+from safetensors.torch import save_file
+
+from contracts.bundle import TOKENIZER, WEIGHTS
+from contracts.connection import connect
+from contracts.store import Store
+from contracts.tokenizers import BpeTokenizer, CharacterTokenizer
+from models.dcgan import DcganConfig, generator
+from models.gpt2 import Gpt2, Gpt2Config
+from models.lstm import LstmConfig, LstmLanguageModel
+from workers.embedded_redis import EmbeddedRedis
+
+torch.set_num_threads(1)  # tiny models: threads cost more than they bring
+
+VARIANTS = [{"format": "pytorch", "precision": "fp32", "files": [WEIGHTS]}]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data sets; tests that need them are marked `data` and skip without."""
+    folder = os.environ.get("KAMISHIBAI_TEST_DATA")
+    if not folder:
+        pytest.skip("KAMISHIBAI_TEST_DATA does not name a folder with the real data sets")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server, as `kamishibai up` starts it."""
+    embedded = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
+    process = subprocess.Popen(embedded.command())
+    for _ in range(100):
+        try:
+            connect(embedded.url).ping()
+            break
+        except RedisError:
+            time.sleep(0.05)
+    yield embedded.url
+    process.terminate()
+    process.wait(10)
+    embedded.clean_up()
+
+
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[Redis]:
+    """A client of an empty Redis."""
+    client = connect(redis_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three models: `lstm` (characters), `gpt2` (BPE, context 256), `faces` (16x16)."""
+    made = Store(tmp_path_factory.mktemp("store"))
+    write_lstm(made)
+    write_gpt2(made)
+    write_faces(made)
+    return made
+
+
+def write_lstm(store: Store) -> None:
+    characters = CharacterTokenizer("\n abcdefghijklmnopqrstuvwxyz.,ABCDEFGHIJKLMNOPQRSTUVWXYZäöü日本")
+    config = LstmConfig(characters.vocabulary_size, layers=(24, 16))
+
+    def fill(folder: Path) -> dict[str, object]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = LstmLanguageModel(config)
+            model.head.weight.data *= 8  # peaked enough that seeds and prompts matter
+        save_file(model.state_dict(), folder / WEIGHTS)
+        characters.write(folder / TOKENIZER)
+        return {
+            "family": "lstm",
+            "task": "text",
+            "config": {"vocabulary_size": config.vocabulary_size, "layers": list(config.layers)},
+            "limits": {"max_tokens": 4096},
+            "tokenizer": "characters",
+            "variants": VARIANTS,
+            "example": {"prompt": "A story"},
+        }
+
+    store.write("lstm", fill)
+
+
+def write_gpt2(store: Store) -> None:
+    text = [
+        "the quick brown fox jumps over the lazy dog and runs away from the old town " * 4,
+        "höher, weiter — schöner!",
+    ]
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        text, vocab_size=300, min_frequency=1, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    config = Gpt2Config(vocabulary_size=bpe.get_vocab_size(), context_tokens=256, width=32, layers=2, heads=2)
+
+    def fill(folder: Path) -> dict[str, object]:
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            model = Gpt2(config)
+            for weight in model.parameters():
+                weight.data *= 6
+        save_file(model.state_dict(), folder / WEIGHTS)
+        BpeTokenizer(bpe._tokenizer).write(folder / TOKENIZER)
+        return {
+            "family": "gpt2",
+            "task": "text",
+            "config": vars(config),
+            "limits": {"context_tokens": config.context_tokens},
+            "tokenizer": "bpe",
+            "variants": VARIANTS,
+            "example": {"prompt": "the quick"},
+        }
+
+    store.write("gpt2", fill)
+
+
+def write_faces(store: Store) -> None:
+    config = DcganConfig(size=16, latent=8, width=8)
+
+    def fill(folder: Path) -> dict[str, object]:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            model = generator(config)
+        save_file(model.state_dict(), folder / WEIGHTS)
+        return {
+            "family": "dcgan",
+            "task": "image",
+            "config": vars(config),
+            "limits": {"picture_pixels": [16, 16]},
+            "variants": VARIANTS,
+            "example": {},
+        }
+
+    store.write("faces", fill)

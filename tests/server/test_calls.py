@@ -1,0 +1,136 @@
+"""Synchronous completions and pictures."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.errors import EngineFailed, InvalidRequest, LeaseLost
+from contracts.jobs import JobQueue
+from server import calls
+from server.app import create_app
+from server.services import EXTENSION
+
+TEXT, IMAGE = "/v1/completions", "/v1/images/generations"
+
+
+def test_a_completion_has_openais_shape_and_names_seed_and_version(client, worker):
+    with worker.working():
+        body = client.post(TEXT, json={"model": "tiny-text", "prompt": "abc", "seed": 7}).get_json()
+    assert body.pop("id").startswith("cmpl-")
+    assert isinstance(body.pop("created"), int)
+    assert body == {
+        "object": "text_completion",
+        "model": "tiny-text",
+        "choices": [{"index": 0, "text": "hello", "finish_reason": "stop", "logprobs": None}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
+        "seed": 7,
+        "version": 1,
+    }
+
+
+def test_pictures_have_openais_shape(client, worker):
+    with worker.working():
+        body = client.post(IMAGE, json={"prompt": "ignored", "n": 2, "size": "8x8", "seed": 3}).get_json()
+    assert len(body["data"]) == 2
+    assert all(set(picture) == {"b64_json"} for picture in body["data"])
+    assert (body["model"], body["version"], body["seed"], body["output_format"]) == ("tiny-picture", 1, 3, "png")
+
+
+def test_openais_defaults_are_accepted(client, worker):
+    text = {"prompt": "a", "n": 1, "best_of": 1, "echo": False, "logprobs": None, "suffix": None, "stop": None}
+    text |= {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "user": "me", "temperature": None}
+    picture = {"prompt": "a", "n": None, "size": "auto", "quality": "auto", "response_format": "b64_json"}
+    with worker.working():
+        assert client.post(TEXT, json=text).status_code == 200
+        assert client.post(IMAGE, json=picture).status_code == 200
+
+
+def test_what_the_worker_gets_is_fixed(client, worker):
+    seen = []
+
+    def act(job_id):
+        seen.append(worker.request(job_id))
+        worker.finish(job_id)
+
+    with worker.working(act):
+        body = client.post(TEXT, json={"prompt": "ab", "stop": "c", "top_k": 3}).get_json()
+    assert seen[0].prompt_tokens == (0, 1)
+    assert (seen[0].stop, seen[0].top_k, seen[0].max_tokens, seen[0].stream) == (("c",), 3, 16, False)
+    assert seen[0].target == worker.served[0].target
+    assert seen[0].seed == body["seed"]
+
+
+def test_a_seed_is_drawn_for_each_request_that_gives_none(client, worker):
+    with worker.working():
+        first, second = (client.post(TEXT, json={"prompt": "a"}).get_json()["seed"] for _ in range(2))
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        (EngineFailed("out of memory"), 500, "false"),
+        (LeaseLost("the worker went away"), 500, "true"),
+        (InvalidRequest("no such token"), 400, "false"),
+    ],
+)
+def test_a_failed_job_answers_with_its_own_error(client, worker, error, status, retry):
+    with worker.working(lambda job_id: worker.fail(job_id, error)):
+        response = client.post(TEXT, json={"prompt": "a"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (status, error.code)
+    assert response.get_json()["error"]["message"] == error.message
+    assert response.headers["x-should-retry"] == retry
+
+
+def test_a_cancelled_call_answers_409(app, client, worker):
+    with worker.working(app.extensions[EXTENSION].jobs.cancel):
+        response = client.post(TEXT, json={"prompt": "a"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (409, "cancelled")
+
+
+def test_a_call_that_takes_too_long_is_cancelled(client, worker, redis, monkeypatch):
+    monkeypatch.setattr(calls, "longest_wait_seconds", lambda here: 0.05)
+    response = client.post(TEXT, json={"prompt": "a"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (504, "timeout")
+    (job_key,) = redis.keys("rq:job:*")
+    assert JobQueue(redis).read(job_key.decode().removeprefix("rq:job:")).status == "cancelled"
+
+
+def test_without_a_ready_worker_the_answer_is_503(client, worker):
+    worker.announce(ready=False)
+    response = client.post(TEXT, json={"model": "tiny-text", "prompt": "a"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
+    assert response.headers["Retry-After"] == "2"
+
+
+def test_the_newest_version_that_a_ready_worker_serves_is_used(client, worker, store, redis):
+    def copy(folder):
+        source = store.open("tiny-text")
+        for name in source.manifest.files:
+            (folder / name).write_bytes((source.path / name).read_bytes())
+        return source.manifest.model_dump(
+            include={"family", "task", "config", "limits", "tokenizer", "variants", "example"}
+        )
+
+    newer = store.write("tiny-text", copy)
+    with worker.working():
+        assert client.post(TEXT, json={"prompt": "a"}).get_json()["version"] == 1
+    served = worker.served[0].model_copy(update={"target": newer.target(), "digest": newer.digest})
+    worker.announce(served=[served], name="worker-2")
+    worker.queues.append(f"rq:queue:{newer.target().queue_name}")
+    with worker.working():
+        assert client.post(TEXT, json={"prompt": "a"}).get_json()["version"] == newer.manifest.version
+
+
+def test_workers_with_another_bundle_of_the_same_name_get_nothing(client, worker):
+    worker.announce(served=[worker.served[0].model_copy(update={"digest": "0" * 64})])
+    response = client.post(TEXT, json={"prompt": "a"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
+    assert client.get("/v1/models").get_json()["data"] == []
+
+
+def test_a_bundle_that_the_server_cannot_open_is_not_offered(settings, worker, tmp_path):
+    elsewhere = create_app(settings.__class__(store=tmp_path, redis_url=settings.redis_url)).test_client()
+    response = elsewhere.post(TEXT, json={"prompt": "a"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
+    assert str(tmp_path) not in response.get_json()["error"]["message"]

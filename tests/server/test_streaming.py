@@ -1,0 +1,190 @@
+"""Streams: in order, whole, never the same text twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from contracts.errors import EngineFailed
+from contracts.jobs import JobQueue
+from server import streaming, waiting
+
+ROUTE = "/v1/completions"
+
+
+class Events:
+    """The events of a stream, one by one."""
+
+    def __init__(self, client, **fields):
+        self.response = client.post(ROUTE, json={"prompt": "ab", "stream": True, **fields}, buffered=False)
+        self._pieces = self.response.iter_encoded()
+        self.first = next(self._pieces).decode()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        """(id or None, parsed data), [DONE] as a string, comments as they are."""
+        piece = next(self._pieces).decode()
+        assert piece.endswith("\n\n")
+        event_id = None
+        for line in piece.splitlines():
+            if line.startswith(":"):
+                return None, line
+            if line.startswith("id: "):
+                event_id = line.removeprefix("id: ")
+            if line.startswith("data: "):
+                data = line.removeprefix("data: ")
+                return event_id, data if data == "[DONE]" else json.loads(data)
+        return None
+
+    def close(self):
+        self.response.close()
+
+
+@pytest.fixture
+def stream(client):
+    opened = []
+
+    def start(**fields):
+        opened.append(Events(client, **fields))
+        return opened[-1]
+
+    yield start
+    for events in opened:
+        events.close()
+
+
+def texts(events):
+    """(id, text) of each piece up to [DONE], and the rest."""
+    found = list(events)
+    assert found[-1] == (None, "[DONE]")
+    pieces = [(event_id, data["choices"][0]["text"]) for event_id, data in found[:-1] if data["choices"]]
+    return pieces, found[:-1]
+
+
+def test_headers_and_a_comment_are_sent_before_anything_has_happened(stream):
+    events = stream()
+    assert events.first.startswith(":")
+    assert events.response.mimetype == "text/event-stream"
+    assert events.response.headers["Cache-Control"] == "no-store"
+    assert events.response.headers["X-Accel-Buffering"] == "no"
+    assert "x-request-id" in events.response.headers
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Mail that a stream gets in this order, as if Redis had published it."""
+
+    def give(*mail):
+        waiting_mail = list(mail)
+
+        def get(self, timeout_seconds):
+            step = waiting_mail.pop(0) if waiting_mail else waiting.Look.AGAIN
+            return step() if callable(step) else step
+
+        monkeypatch.setattr(waiting.Mailbox, "get", get)
+
+    return give
+
+
+def test_text_arrives_in_order_with_the_offset_to_resume_from(stream, worker):
+    events = stream()
+    job_id = worker.take()
+    worker.finish(job_id, "héllo", finish_reason="length")
+    pieces, chunks = texts(events)
+    assert pieces == [("6", "héllo"), ("6", "")]
+    assert [chunk["choices"][0]["finish_reason"] for _, chunk in chunks] == [None, "length"]
+    assert all(chunk["object"] == "text_completion" for _, chunk in chunks)
+    assert {chunk["id"] for _, chunk in chunks} == {f"cmpl-{job_id}"}
+    assert all("usage" not in chunk for _, chunk in chunks)
+
+
+def test_published_deltas_are_passed_on_as_they_come(stream, worker, redis, eventually):
+    events = stream()
+    job_id = worker.take()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "HEARTBEAT_SECONDS", 0.05)
+        patch.setattr(streaming, "GLANCE_SECONDS", 0.02)
+        assert next(events) == (None, ": still working")  # now it listens
+        eventually(lambda: redis.pubsub_numsub("kamishibai:deltas")[0][1] > 0)
+        worker.delta(job_id, 0, "one ")
+        worker.delta(job_id, 4, "two")
+        found = [next(events) for _ in range(4)]
+    found = [(event_id, data["choices"][0]["text"]) for event_id, data in found if isinstance(data, dict)]
+    assert found[:2] == [("4", "one "), ("7", "two")]
+    worker.finish(job_id, "one two")
+    pieces = [each for each in events if isinstance(each[1], dict)]
+    assert [data["choices"][0]["text"] for _, data in pieces] == [""]
+
+
+def test_text_that_is_published_again_is_not_sent_again(stream, worker, script):
+    again = [(0, "ab"), (2, "cd"), (0, "ab"), (1, "b"), (2, "cd"), (2, "cdef"), (0, "abcdefg")]
+    script(*(waiting.Delta(*delta) for delta in again), lambda: worker.finish(worker.take(), "abcdefg"))
+    pieces, _ = texts(stream())
+    assert pieces == [("2", "ab"), ("4", "cd"), ("6", "ef"), ("7", "g"), ("7", "")]
+
+
+def test_a_gap_is_filled_from_the_text_so_far(stream, worker, script):
+    def miss_two():
+        worker.delta(worker.redis.keys("rq:job:*")[0].decode().removeprefix("rq:job:"), 0, "ébcd", publish=False)
+        return waiting.Delta(3, "cd")
+
+    script(miss_two, waiting.Delta(5, "e"), lambda: worker.finish(worker.take(), "ébcdef"))
+    pieces, _ = texts(stream())
+    assert pieces == [("5", "ébcd"), ("6", "e"), ("7", "f"), ("7", "")]
+
+
+def test_a_gap_that_cannot_be_filled_is_left_to_the_result(stream, worker, script):
+    script(waiting.Delta(3, "d"), lambda: worker.finish(worker.take(), "abcd"))
+    pieces, _ = texts(stream())
+    assert pieces == [("4", "abcd"), ("4", "")]
+
+
+def test_usage_comes_only_on_request(stream, worker):
+    events = stream(stream_options={"include_usage": True})
+    worker.finish(worker.take(), "abc")
+    _, chunks = texts(events)
+    assert chunks[-1][1]["choices"] == []
+    assert chunks[-1][1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+
+
+def test_an_error_in_mid_stream_is_the_last_event(stream, worker, script):
+    script(waiting.Delta(0, "ab"), lambda: worker.fail(worker.take(), EngineFailed("out of memory")))
+    found = list(stream())
+    assert found[0][1]["choices"][0]["text"] == "ab"
+    assert found[1:] == [(None, EngineFailed("out of memory").body())]
+
+
+def test_a_cancelled_job_ends_its_stream_with_an_error(stream, worker, redis):
+    events = stream()
+    JobQueue(redis).cancel(worker.take())
+    ((_, error),) = list(events)
+    assert error["error"]["code"] == "cancelled"
+
+
+def test_a_job_that_takes_too_long_ends_its_stream_and_is_cancelled(stream, worker, redis, monkeypatch):
+    monkeypatch.setattr("server.routes.completions.longest_wait_seconds", lambda here: 0.05)
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "GLANCE_SECONDS", 0.02)
+    events = stream()
+    job_id = worker.take()
+    assert [data for _, data in events][-1]["error"]["code"] == "timeout"
+    assert JobQueue(redis).read(job_id).status == "cancelled"
+
+
+def test_closing_a_stream_cancels_its_job(stream, worker, redis):
+    events = stream()
+    job_id = worker.take()
+    events.close()
+    assert JobQueue(redis).read(job_id).status == "cancelled"
+
+
+def test_a_stream_that_was_read_to_its_end_cancels_nothing(stream, worker, redis):
+    events = stream()
+    job_id = worker.take()
+    worker.finish(job_id)
+    texts(events)
+    events.close()
+    assert JobQueue(redis).read(job_id).status == "succeeded"

@@ -1,0 +1,248 @@
+"""The worker as a whole: parent and engine child as real processes on a real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from rq.command import send_stop_job_command
+from rq.serializers import JSONSerializer
+
+from contracts import keys
+from contracts.requests import ImageRequest, Target, TextRequest
+from workers.local import LocalModel
+
+LIFETIMES = {"result_seconds": 300, "timeout_seconds": 60}
+
+
+@pytest.fixture(scope="module")
+def local(store):
+    return {name: LocalModel(store.open(name)) for name in store.names()}
+
+
+@pytest.fixture
+def request_of(store):
+    """A request by number; all differ."""
+
+    def make(number: int, **changes):
+        name = ("lstm", "gpt2", "faces")[number % 3]
+        bundle = store.open(name)
+        if name == "faces":
+            return ImageRequest(target=bundle.target(), seed=number, count=1 + number % 5)
+        tokens = bundle.tokenizer().encode("the quick brown fox jumps over the lazy dog "[: 3 + number % 40])
+        fields = {"max_tokens": 5 + number, "temperature": (0.0, 1.0)[number % 2], "stream": number % 4 == 0} | changes
+        return TextRequest(target=bundle.target(), seed=number, prompt_tokens=tuple(tokens), **fields)
+
+    return make
+
+
+def assert_right(record, jobs, local):
+    """The result is the one that the request gets alone."""
+    assert record.status == "succeeded", record.error
+    expected = local[record.request.target.model].run(record.request)
+    if isinstance(record.request, ImageRequest):
+        assert jobs.pictures(record.result) == expected.pictures
+    else:
+        assert record.result == expected
+
+
+def test_jobs_of_all_models_get_the_results_that_they_get_alone(
+    start_worker, jobs, request_of, wait_ended, local, connection
+):
+    start_worker()
+    ids = [jobs.enqueue(request_of(number), **LIFETIMES) for number in range(45)]
+    for job_id in ids:
+        assert_right(wait_ended(job_id), jobs, local)
+    time.sleep(0.2)
+    forever = [key for key in connection.scan_iter("kamishibai:*") if connection.pttl(key) == -1]
+    assert forever == [keys.WORKERS.encode()]
+    assert not list(connection.scan_iter("rq:execution*"))
+
+
+def test_a_waiting_worker_is_woken_by_the_bell(start_worker, jobs, request_of, wait_ended):
+    start_worker()
+    time.sleep(0.5)
+    times = []
+    for number in (0, 3, 6, 9, 12):
+        started = time.monotonic()
+        wait_ended(jobs.enqueue(request_of(number), **LIFETIMES))
+        times.append(time.monotonic() - started)
+        time.sleep(0.1)
+    assert sorted(times)[2] < 0.5, "the poll alone takes up to a second"
+
+
+def test_streamed_text_is_appended_once_and_published(start_worker, jobs, request_of, wait_ended, connection):
+    start_worker()
+    subscription = connection.pubsub()
+    subscription.subscribe(keys.DELTA_CHANNEL)
+    assert subscription.get_message(timeout=1)
+    job_id = jobs.enqueue(request_of(0, stream=True, max_tokens=300), **LIFETIMES)
+    record = wait_ended(job_id)
+    text = b""
+    while message := subscription.get_message(timeout=0.2):
+        for published_id, offset, part in json.loads(message["data"]):
+            assert published_id == job_id
+            assert offset == len(text)
+            text += part.encode()
+    assert record.result.text.encode().startswith(text)
+    assert jobs.text_from(job_id, 0).encode() == text
+    subscription.close()
+
+
+def test_a_dead_engine_child_is_replaced_and_its_jobs_start_again(start_worker, jobs, request_of, wait_ended, local):
+    parent = start_worker()
+    ids = [jobs.enqueue(request_of(number, max_tokens=200), **LIFETIMES) for number in range(0, 30, 3)]
+    time.sleep(0.1)
+    for child in psutil.Process(parent.pid).children():
+        child.send_signal(signal.SIGKILL)
+    for job_id in ids:
+        assert_right(wait_ended(job_id), jobs, local)
+    assert parent.poll() is None
+
+
+def test_jobs_of_a_killed_worker_run_elsewhere_with_the_same_results(
+    start_worker, jobs, request_of, wait_ended, local, connection
+):
+    first = start_worker("first")
+    ids = [jobs.enqueue(request_of(3 * number, max_tokens=3000), **LIFETIMES) for number in range(6)]
+    while not connection.zcard(f"rq:wip:{request_of(0).target.queue_name}"):
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    start_worker("second")
+    for job_id in ids:
+        assert_right(wait_ended(job_id), jobs, local)
+    assert time.monotonic() - killed_at < 45  # lease 12 s, janitor 3 s, and the run itself
+
+
+def test_a_worker_that_lost_its_lease_cannot_complete_the_job(jobs, request_of, connection):
+    from workers.leases import Ending, Leases
+
+    job_id = jobs.enqueue(request_of(0), **LIFETIMES)
+    queue = request_of(0).target.queue_name
+    late, other = Leases(connection, "late"), Leases(connection, "other")
+    (lease,) = late.claim({queue: 1})
+    connection.zadd(f"rq:wip:{queue}", {f"{job_id}:{lease.execution_id}": 1})
+    assert late.recover() == (1, 0)
+    (second,) = other.claim({queue: 1})
+    assert late.publish([(lease, 0, "x")]) == {lease.execution_id}
+    assert late.renew([lease]) == {lease.execution_id}
+    from contracts.results import TextResult
+
+    result = TextResult(text="late", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+    assert late.complete([Ending(lease, "finished", result=result)])[0] == {lease.execution_id}
+    assert jobs.read(job_id).status == "running"
+    other.complete([Ending(second, "finished", result=result.model_copy(update={"text": "right"}))])
+    assert jobs.read(job_id).result.text == "right"
+    assert connection.xlen(f"rq:results:{job_id}") == 1
+
+
+def test_a_job_without_attempts_left_fails_and_says_why(jobs, request_of, connection):
+    from workers.leases import Leases
+
+    job_id = jobs.enqueue(request_of(0), **LIFETIMES)
+    queue = request_of(0).target.queue_name
+    leases = Leases(connection, "worker")
+    for attempt in range(4):
+        (lease,) = leases.claim({queue: 1})
+        connection.zadd(f"rq:wip:{queue}", {f"{job_id}:{lease.execution_id}": 1})
+        connection.delete(keys.JANITOR)
+        assert leases.recover() == ((1, 0) if attempt < 3 else (0, 1))
+    record = jobs.read(job_id)
+    assert record.status == "failed"
+    assert record.error.code == "worker_lost"
+    assert 0 < connection.ttl(f"rq:job:{job_id}") <= 300
+
+
+def test_cancelling_works_on_queued_and_on_running_jobs(start_worker, jobs, request_of, wait_ended, connection):
+    queued = jobs.enqueue(request_of(0), **LIFETIMES)
+    assert jobs.cancel(queued)
+    start_worker()
+    running = jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    while jobs.read(running).status == "queued":
+        time.sleep(0.01)
+    assert jobs.cancel(running)
+    assert not jobs.cancel(running)
+    assert [jobs.read(job_id).status for job_id in (queued, running)] == ["cancelled", "cancelled"]
+    assert not connection.zcard(f"rq:wip:{request_of(0).target.queue_name}")
+
+
+def test_rqs_own_stop_command_stops_a_running_job(start_worker, jobs, request_of, wait_ended, connection):
+    start_worker()
+    job_id = jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    while jobs.read(job_id).status == "queued":
+        time.sleep(0.01)
+    send_stop_job_command(connection, job_id, serializer=JSONSerializer)
+    assert wait_ended(job_id, 10).status == "cancelled"
+
+
+def test_sigterm_drains_what_runs_and_leaves_the_rest(start_worker, jobs, request_of, wait_ended, local, connection):
+    worker = start_worker()
+    ids = [jobs.enqueue(request_of(3 * n, max_tokens=800), **LIFETIMES) for n in range(80)]
+    while jobs.read(ids[0]).status == "queued":
+        time.sleep(0.01)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(40) == 0
+    statuses = [jobs.read(job_id).status for job_id in ids]
+    assert set(statuses) == {"succeeded", "queued"}
+    assert statuses == sorted(statuses, key="succeeded queued".split().index)
+    assert_right(jobs.read(ids[0]), jobs, local)
+    assert not connection.exists(keys.worker("worker"))
+    start_worker("next")
+    assert_right(wait_ended(ids[-1]), jobs, local)
+
+
+def test_a_payload_that_is_not_ours_fails_alone(start_worker, jobs, request_of, wait_ended, connection):
+    from rq import Queue
+
+    queue = Queue(request_of(0).target.queue_name, connection=connection, serializer=JSONSerializer)
+    planted = queue.enqueue("os.system", "touch /tmp/planted", job_id="planted", failure_ttl=60)
+    start_worker()
+    good = wait_ended(jobs.enqueue(request_of(0), **LIFETIMES))
+    assert good.status == "succeeded"
+    deadline = time.monotonic() + 10
+    while planted.get_status() != "failed":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "only workers.tasks.perform" in planted.latest_result().exc_string
+
+
+def test_a_stock_rq_worker_runs_the_same_jobs(jobs, request_of, wait_ended, local, redis_url, store):
+    ids = [jobs.enqueue(request_of(number), **LIFETIMES) for number in range(6)]
+    queues = sorted({request_of(number).target.queue_name for number in range(3)})
+    environment = os.environ | {"KAMISHIBAI_STORE": str(store.root)}
+    command = [sys.executable, "-P", "-m", "rq.cli", "worker", *queues, "--burst", "--serializer", "json", "-q"]
+    command += ["--url", redis_url, "--worker-class", "rq.SimpleWorker"]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    for job_id in ids:
+        assert_right(wait_ended(job_id, 1), jobs, local)
+
+
+def test_rq_info_tells_the_truth(start_worker, jobs, request_of, redis_url):
+    start_worker("teller")
+
+    def info() -> str:
+        command = [sys.executable, "-P", "-m", "rq.cli", "info", "--raw", "--url", redis_url]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    assert "worker teller" in info()
+    assert " idle " in info()
+    job_id = jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    deadline = time.monotonic() + 10
+    while " busy " not in info():
+        assert time.monotonic() < deadline
+    jobs.cancel(job_id)
+
+
+def test_an_unknown_target_waits_on_its_queue(start_worker, jobs, request_of):
+    start_worker()
+    target = Target(model="lstm", version=99, variant="pytorch:fp32")
+    job_id = jobs.enqueue(request_of(0).model_copy(update={"target": target}), **LIFETIMES)
+    time.sleep(1.5)
+    assert jobs.read(job_id).status == "queued"

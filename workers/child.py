@@ -1,0 +1,99 @@
+"""The parent's view of its engine child: start it, talk to it, notice its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from contracts.requests import Target
+from workers.channel import Channel, ChannelClosed
+from workers.processes import python_module
+
+log = logging.getLogger("kamishibai.worker")
+
+_LONGEST_BACKOFF_SECONDS = 10.0
+
+
+class Child:
+    """One engine child at a time. Nothing here ever waits for it."""
+
+    def __init__(self, store: Path, targets: list[Target], device: str, threads: int) -> None:
+        self._order = {
+            "store": str(store),
+            "targets": [target.model_dump() for target in targets],
+            "device": device,
+            "threads": threads,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._failures = 0  # deaths since it was last ready
+        self._next_start = 0.0
+        self.ready = False
+
+    @property
+    def channel(self) -> Channel | None:
+        """None while there is no child."""
+        return self._channel
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def ensure_started(self) -> None:
+        """Start a child if there is none and its back-off is over. It is spawned, never forked: CUDA asks for that."""
+        if self._channel is not None or time.monotonic() < self._next_start:
+            return
+        ours, theirs = socket.socketpair()
+        order = json.dumps({**self._order, "socket": theirs.fileno()})
+        self._process = subprocess.Popen([*python_module("workers.engine_child"), order], pass_fds=[theirs.fileno()])
+        theirs.close()
+        self._channel = Channel(ours, blocking=False)
+        log.info("engine child %d started", self._process.pid)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Raises ChannelClosed if it has gone."""
+        if self._channel is None:
+            raise ChannelClosed
+        self._channel.send(message)
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Its messages so far. Raises ChannelClosed if it has gone."""
+        if self._channel is None:
+            return []
+        messages = self._channel.receive()
+        if any(message["op"] == "ready" for message in messages):
+            self.ready, self._failures = True, 0
+        return messages
+
+    def bury(self) -> int:
+        """After ChannelClosed: clean up and set the back-off. Returns the exit status, negative for a signal."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel, self.ready = None, False
+        status = 0
+        if self._process is not None:
+            self._process.kill()
+            try:
+                status = self._process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:  # stuck in its driver; the kernel lets go of it when it can
+                status = -signal.SIGKILL
+        self._process = None
+        self._next_start = time.monotonic() + min(0.2 * 2**self._failures - 0.2, _LONGEST_BACKOFF_SECONDS)
+        self._failures += 1
+        return status
+
+    def stop(self) -> None:
+        """End it now."""
+        if self._process is not None:
+            self.bury()
+
+
+def default_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,118 @@
+"""The engine child: the process that owns a device. It has no Redis; the worker parent tells it what to run.
+
+Started as `python -m workers.engine_child '{"socket": ..., ...}'` by workers.child. Messages, all with an "op":
+
+    parent -> child   add {model, job, request}   remove {job}
+    child -> parent   ready {models: {name: capacity}, device}   refused {model, message}
+                      call {model, events, batch_size, units, seconds, running, waiting}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import select
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contracts.errors import StoreError
+from contracts.requests import Target, parse_request
+from contracts.store import Store
+from workers.channel import Channel, ChannelClosed
+from workers.engines import Call, Engine, Event, Failed, Request
+from workers.engines.loading import load_engine
+from workers.processes import die_with_parent
+from workers.scheduler import Scheduler
+
+log = logging.getLogger("kamishibai.engine")
+
+
+class EngineChild:
+    """Loads its models, says that it is ready, then runs calls until the parent goes away."""
+
+    def __init__(self, channel: Channel, store: Store, targets: list[Target], device: torch.device) -> None:
+        self._channel = channel
+        self._device = device
+        self._engines: dict[str, Engine[Any]] = {}  # by queue name
+        for target in targets:
+            self._load(store, target)
+        self._scheduler: Scheduler[Request] = Scheduler(dict(self._engines))
+
+    def run(self) -> None:
+        capacities = {name: engine.capacity for name, engine in self._engines.items()}
+        self._channel.send({"op": "ready", "models": capacities, "device": str(self._device)})
+        while True:
+            self._take_messages()
+            self._scheduler.admit(self._refuse)
+            launched = [(name, self._engines[name].launch()) for name in self._scheduler.due()]
+            for name, handle in launched:
+                self._report(name, self._engines[name].collect(handle))
+
+    def _load(self, store: Store, target: Target) -> None:
+        """A broken bundle is refused; the other models are served all the same."""
+        try:
+            bundle = store.open(target.model, target.version)
+            self._engines[target.queue_name] = load_engine(bundle, target.variant, self._device)
+        except StoreError as error:
+            self._channel.send({"op": "refused", "model": target.queue_name, "message": str(error)})
+
+    def _take_messages(self) -> None:
+        """Wait for messages only when there is nothing to run."""
+        while select.select([self._channel], [], [], 0 if self._scheduler.busy else None)[0]:
+            for message in self._channel.receive():
+                if message["op"] == "add":
+                    self._submit(message)
+                elif message["op"] == "remove":
+                    self._scheduler.cancel(message["job"])
+
+    def _submit(self, message: dict[str, Any]) -> None:
+        try:
+            self._scheduler.submit(message["model"], message["job"], parse_request(message["request"]))
+        except Exception as error:  # a bad request harms its sender alone
+            self._refuse(message["job"], error)
+
+    def _refuse(self, job_id: str, error: Exception) -> None:
+        self._channel.send({"op": "call", "model": None, "events": [_packed(Failed(job_id, str(error)))]})
+
+    def _report(self, name: str, call: Call) -> None:
+        engine = self._engines[name]
+        self._channel.send(
+            {
+                "op": "call",
+                "model": name,
+                "events": [_packed(event) for event in call.events],
+                "batch_size": call.batch_size,
+                "units": call.units,
+                "seconds": call.seconds,
+                "running": engine.capacity - engine.free,
+                "waiting": self._scheduler.waiting(name),
+            }
+        )
+
+
+def _packed(event: Event) -> dict[str, Any]:
+    return {"kind": type(event).__name__, **asdict(event)}
+
+
+def main() -> None:
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is the parent's to handle
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    order = json.loads(sys.argv[1])
+    channel = Channel(socket.socket(fileno=order["socket"]), blocking=True)
+    torch.set_num_threads(order["threads"])
+    targets = [Target.model_validate(target) for target in order["targets"]]
+    try:
+        EngineChild(channel, Store(Path(order["store"])), targets, torch.device(order["device"])).run()
+    except ChannelClosed:
+        log.info("the worker parent has gone; so does the engine child")
+
+
+if __name__ == "__main__":
+    main()

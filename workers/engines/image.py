@@ -1,0 +1,99 @@
+"""The image engine: dynamic batching. Every call draws the next pictures of whoever waits, a power of two together."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from contracts.errors import InvalidRequest
+from contracts.requests import ImageRequest
+from models.noise import latents
+from models.runtimes import ImageBackend
+from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Request
+
+MOST_REQUESTS = 64
+MOST_PICTURES = 64  # in one call
+
+
+@dataclass
+class _Order:
+    """One request; pictures up to `drawn` have been made."""
+
+    job_id: str
+    request: ImageRequest
+    drawn: int = 0
+
+
+class ImageEngine:
+    def __init__(self, backend: ImageBackend, call_seconds: float = CALL_SECONDS) -> None:
+        self._backend = backend
+        self._call_seconds = call_seconds
+        self._orders: dict[str, _Order] = {}  # in order of arrival
+        self._picture_seconds = 0.0  # what one picture took in the last call
+
+    @property
+    def capacity(self) -> int:
+        return MOST_REQUESTS
+
+    @property
+    def free(self) -> int:
+        return MOST_REQUESTS - len(self._orders)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._orders)
+
+    def add(self, job_id: str, request: Request) -> None:
+        if not isinstance(request, ImageRequest):
+            raise InvalidRequest(f"A {request.task} request cannot be run by an image model.")
+        self._orders[job_id] = _Order(job_id, request)
+
+    def remove(self, job_id: str) -> None:
+        self._orders.pop(job_id, None)
+
+    def launch(self) -> Call:
+        started = time.perf_counter()
+        batch = self._next_batch()
+        noise = torch.cat(
+            [latents(order.request.seed, list(pictures), self._backend.latent) for order, pictures in batch]
+        )
+        count = len(noise)
+        padded = torch.zeros(1 << (count - 1).bit_length(), self._backend.latent)
+        padded[:count] = noise
+        pixels = self._backend.draw(padded)
+        seconds = time.perf_counter() - started
+        self._picture_seconds = seconds / len(padded)
+        return Call(self._events(batch, pixels), count, count, seconds)
+
+    def collect(self, handle: Call) -> Call:
+        return handle
+
+    def _next_batch(self) -> list[tuple[_Order, range]]:
+        """The next pictures in order of arrival, as many as a call has time for."""
+        room = MOST_PICTURES
+        if self._picture_seconds:
+            affordable = max(1, int(self._call_seconds / self._picture_seconds))
+            room = min(room, 1 << (affordable.bit_length() - 1))
+        batch: list[tuple[_Order, range]] = []
+        for order in self._orders.values():
+            pictures = range(order.drawn, min(order.request.count, order.drawn + room))
+            batch.append((order, pictures))
+            room -= len(pictures)
+            if not room:
+                break
+        return batch
+
+    def _events(self, batch: list[tuple[_Order, range]], pixels: torch.Tensor) -> list[Event]:
+        events: list[Event] = []
+        first = 0
+        for order, pictures in batch:
+            mine = pixels[first : first + len(pictures)]
+            first += len(pictures)
+            order.drawn = pictures.stop
+            events.append(Delta(order.job_id, pictures=[picture.numpy().tobytes() for picture in mine]))
+            if order.drawn == order.request.count:
+                del self._orders[order.job_id]
+                events.append(Done(order.job_id, "stop"))
+        return events

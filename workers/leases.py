@@ -1,0 +1,157 @@
+"""Leases: a worker's hold on the jobs it has claimed. Python's side of the scripts."""
+
+from __future__ import annotations
+
+import base64
+import re
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+from redis import Redis
+from rq.utils import as_text
+
+from contracts import keys
+from contracts.errors import KamishibaiError, LeaseLost
+from contracts.results import ImageResult, TextResult
+from workers import scripts
+
+LEASE_SECONDS = 12
+RENEW_SECONDS = 3.0
+JANITOR_SECONDS = 3.0
+
+_OURS = re.compile(r"rq:queue:([a-z0-9._-]+@\d+/[^:]+)")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One claimed job. `execution_id` is the fencing token."""
+
+    job_id: str
+    execution_id: str
+    queue: str
+    data: bytes
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: its result or its error. Pictures are PNG files, stored beside the job."""
+
+    lease: Lease
+    outcome: Literal["finished", "failed", "stopped"]
+    result: TextResult | ImageResult | None = None
+    error: KamishibaiError | None = None
+    pictures: list[bytes] = field(default_factory=list)
+
+    def payload(self) -> bytes:
+        """As RQ's Result keeps a return value or an exception."""
+        if self.result is not None:
+            return base64.b64encode(self.result.model_dump_json(exclude_none=True).encode())
+        return encode_failure(self.error or KamishibaiError("The job ended without a result."))
+
+
+def encode_failure(error: KamishibaiError) -> bytes:
+    """An error's record as RQ's Result keeps an exc_string."""
+    return base64.b64encode(zlib.compress(error.record().encode()))
+
+
+class Leases:
+    """Claims, keeps and ends jobs for one worker. Every method may raise redis' ConnectionError or TimeoutError."""
+
+    def __init__(self, connection: Redis, worker: str) -> None:
+        self._redis = connection
+        self._worker = worker
+        self._claim = connection.register_script(scripts.CLAIM)
+        self._complete = connection.register_script(scripts.COMPLETE)
+        self._publish = connection.register_script(scripts.PUBLISH)
+        self._renew = connection.register_script(scripts.RENEW)
+        self._release = connection.register_script(scripts.RELEASE)
+        self._recover = connection.register_script(scripts.RECOVER)
+
+    def claim(self, free: dict[str, int]) -> list[Lease]:
+        """At most MOST_JOBS jobs from the queues with free places, in one call."""
+        places = [value for queue, count in free.items() for value in (queue, count)]
+        rows: list[list[bytes]] = self._call(
+            self._claim, self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
+        )
+        return [
+            Lease(as_text(job), as_text(execution), as_text(queue), data or b"", float(timeout or 0) or float("inf"))
+            for job, execution, queue, data, timeout, _ in rows
+        ]
+
+    def complete(self, endings: list[Ending]) -> tuple[set[str], set[str]]:
+        """Write results and failures. Returns execution ids: those that had lost their lease, those with dependents."""
+        lost: set[str] = set()
+        dependents: set[str] = set()
+        for part in _parts(endings):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for ending in part:
+                    if ending.pictures:
+                        key = keys.pictures(ending.lease.job_id, ending.lease.execution_id)
+                        pipe.delete(key)  # a retried write must not double them
+                        pipe.rpush(key, *ending.pictures)
+                        pipe.expire(key, keys.PICTURES_SECONDS)
+                if pipe.command_stack:
+                    pipe.execute()
+            lost_here, dependents_here = self._call(
+                self._complete, self._worker, *_flat((*_ids(e.lease), e.outcome, e.payload()) for e in part)
+            )
+            lost.update(map(as_text, lost_here))
+            dependents.update(map(as_text, dependents_here))
+        return lost, dependents
+
+    def publish(self, deltas: list[tuple[Lease, int, str]]) -> set[str]:
+        """Append and publish text of streaming jobs: (lease, byte offset, text). Returns lost execution ids."""
+        lost: set[str] = set()
+        for part in _parts(deltas):
+            rows = ((*_ids(lease), offset, text) for lease, offset, text in part)
+            lost.update(map(as_text, self._call(self._publish, keys.TEXT_SECONDS, *_flat(rows))))
+        return lost
+
+    def renew(self, leases: list[Lease]) -> set[str]:
+        """Keep the leases for another LEASE_SECONDS. Returns the execution ids that have lost theirs."""
+        lost: set[str] = set()
+        for part in _parts(leases):
+            lost.update(map(as_text, self._call(self._renew, LEASE_SECONDS, *_flat(map(_ids, part)))))
+        return lost
+
+    def release(self, leases: list[Lease]) -> None:
+        """Give jobs back to the front of their queues, in their old order; this costs them no attempt."""
+        for part in _parts(leases[::-1]):
+            self._call(self._release, *_flat(map(_ids, part)))
+
+    def recover(self) -> tuple[int, int]:
+        """The janitor: jobs whose lease has run out go back or fail. One worker at a time does this.
+
+        Returns how many were given back and how many failed.
+        """
+        lock_milliseconds = int(JANITOR_SECONDS * 1000) - 500
+        if not self._redis.set(keys.JANITOR, self._worker, nx=True, px=lock_milliseconds):
+            return 0, 0
+        found = (_OURS.fullmatch(as_text(key)) for key in self._redis.smembers("rq:queues"))
+        queues = sorted(match[1] for match in found if match)
+        error = LeaseLost("The workers that ran this job disappeared, and no attempt is left; send the request again.")
+        again, failed = self._call(self._recover, scripts.MOST_JOBS, encode_failure(error), *queues)
+        return int(again), int(failed)
+
+    def _call(self, script: Any, *args: Any) -> Any:
+        return script(keys=[], args=args)
+
+
+def _ids(lease: Lease) -> tuple[str, str, str]:
+    return lease.job_id, lease.execution_id, lease.queue
+
+
+def _flat(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    return [value for row in rows for value in row]
+
+
+def _parts(items: Sequence[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, scripts.MOST_JOBS)):
+        yield part
