@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 import urllib.error
@@ -64,15 +65,18 @@ def make_demo_models_if_empty(store: Path) -> None:
 def worker_parts(settings: Settings, models: str | None, workers: int | None, device: str) -> list[Part]:
     """One worker per device, or as many as asked for, dealt out over the devices."""
     found = devices(device)
+    count = workers or len(found)
+    # Several workers on one CPU share its cores instead of fighting for them.
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))} if count > len(found) else {}
     command = [*python_module("cli.main"), "worker"] + (["--models", models] if models else [])
     return [
         Part(
             f"worker {index}",
             [*command, "--device", found[index % len(found)]],
-            settings.to_environment(),
+            settings.to_environment() | threads,
             stop_seconds=WORKER_STOP_SECONDS,
         )
-        for index in range(workers or len(found))
+        for index in range(count)
     ]
 
 

@@ -11,7 +11,7 @@ from contracts.bundle import TOKENIZER, Bundle
 from contracts.errors import StoreError
 from contracts.settings import from_environment
 from contracts.store import Store
-from workers.child import Child, default_threads
+from workers.child import Child
 from workers.parent import WorkerParent
 
 
@@ -19,9 +19,7 @@ def run_worker(store: Path, redis_url: str | None, models: str | None, device: s
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve."""
     settings = from_environment(store=store, redis_url=redis_url)
     bundles = served_bundles(Store(settings.store), models)
-    child = Child(
-        settings.store, [bundle.target() for bundle in bundles.values()], devices(device)[0], default_threads()
-    )
+    child = Child(settings.store, [bundle.target() for bundle in bundles.values()], devices(device)[0])
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     WorkerParent(settings.redis_url, name, bundles, child).run()
 

@@ -96,7 +96,9 @@ def _keep_top_p(probabilities: Tensor, batch: BatchSampling) -> Tensor:
         count = min(count * 8, probabilities.shape[-1])
     border = largest.gather(-1, kept.sum(-1, keepdim=True) - 1).masked_fill(batch.top_p >= 1, 0.0)
     probabilities = probabilities.masked_fill(probabilities < border, 0.0)
-    return probabilities / probabilities.sum(-1, keepdim=True)
+    # Rows without top_p are divided by exactly 1: a neighbour's setting must not change their bits.
+    mass = probabilities.sum(-1, keepdim=True).masked_fill(batch.top_p >= 1, 1.0)
+    return probabilities / mass
 
 
 _FIRST_CANDIDATES = 256

@@ -26,7 +26,11 @@ LOGGING = {
 
 
 def serve(settings: Settings) -> None:
-    """Serve HTTP in this process and its children until SIGTERM or SIGINT; ends the process with SystemExit."""
+    """Serve HTTP in this process and its children until SIGTERM or SIGINT; ends the process with SystemExit.
+
+    Call it in a process of its own: the children patch the standard library for gevent before they import Redis'
+    client, and what the parent has imported already they can only patch in part.
+    """
     _allow_descriptors(CONNECTIONS + 256)
     _Gunicorn(settings).run()
 

@@ -73,10 +73,11 @@ class CompletionStream:
                 spoke = time.monotonic()
             elif not self._still_there():
                 break
-            if time.monotonic() - spoke > HEARTBEAT_SECONDS:
+            now = time.monotonic()
+            if now - spoke > HEARTBEAT_SECONDS:
                 yield ": still working\n\n"
-                spoke = time.monotonic()
-            if spoke - began > self._timeout_seconds:
+                spoke = now
+            if now - began > self._timeout_seconds:
                 raise JobTimedOut(f"The job did not end within {self._timeout_seconds:.0f} seconds and was cancelled.")
         return record
 

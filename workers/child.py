@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -24,12 +23,11 @@ _LONGEST_BACKOFF_SECONDS = 10.0
 class Child:
     """One engine child at a time. Nothing here ever waits for it."""
 
-    def __init__(self, store: Path, targets: list[Target], device: str, threads: int) -> None:
+    def __init__(self, store: Path, targets: list[Target], device: str) -> None:
         self._order = {
             "store": str(store),
             "targets": [target.model_dump() for target in targets],
             "device": device,
-            "threads": threads,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -93,7 +91,3 @@ class Child:
         """End it now."""
         if self._process is not None:
             self.bury()
-
-
-def default_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

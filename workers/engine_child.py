@@ -106,7 +106,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     order = json.loads(sys.argv[1])
     channel = Channel(socket.socket(fileno=order["socket"]), blocking=True)
-    torch.set_num_threads(order["threads"])
     targets = [Target.model_validate(target) for target in order["targets"]]
     try:
         EngineChild(channel, Store(Path(order["store"])), targets, torch.device(order["device"])).run()

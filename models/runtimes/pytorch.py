@@ -17,6 +17,7 @@ from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, ImageBackend, TextBack
 
 MOST_SLOTS = 64
 KV_BYTES = 2 << 30
+SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -47,6 +48,17 @@ def _with_weights(module: Module, bundle: Bundle, device: torch.device) -> Modul
     return module.to(device).eval().requires_grad_(False)
 
 
+class _Threads:
+    """How many CPU threads a model's calls use: fixed by the model and the machine, never by what else is running."""
+
+    def __init__(self, model: nn.Module) -> None:
+        small = sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL_PARAMETERS
+        self._count = 1 if small else torch.get_num_threads()
+
+    def use(self) -> None:
+        torch.set_num_threads(self._count)
+
+
 class LstmBackend:
     """State carried in slots: h and c per layer."""
 
@@ -55,6 +67,7 @@ class LstmBackend:
         self.device_name = str(device)
         self._device = device
         self._model = model
+        self._threads = _Threads(model)
         self._state = model.zero_state(slots)  # row = slot
 
     def reset(self, slot: int) -> None:
@@ -65,6 +78,7 @@ class LstmBackend:
     @torch.inference_mode()
     def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
         """All chunks together, one position a time; rows that have ended keep their state."""
+        self._threads.use()
         rows = max(SMALLEST_ROWS, 1 << (len(chunks) - 1).bit_length())
         lengths = torch.zeros(rows, dtype=torch.long)
         tokens = torch.zeros(rows, PREFILL_CHUNK, dtype=torch.long)
@@ -83,6 +97,7 @@ class LstmBackend:
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
+        self._threads.use()
         rows = len(tokens)
         before: State = [(h[:rows], c[:rows]) for h, c in self._state]
         stepped = self._model.step(torch.tensor(tokens, device=self._device), before)
@@ -104,6 +119,7 @@ class WindowedLstmBackend:
         self.device_name = str(device)
         self._device = device
         self._model = model
+        self._threads = _Threads(model)
         self._window = model.config.window
         self._recent: list[list[int]] = [[] for _ in range(slots)]
 
@@ -117,6 +133,7 @@ class WindowedLstmBackend:
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """Windows are aligned at their ends: a row whose window is shorter keeps the zero state until it begins."""
+        self._threads.use()
         windows = [
             (self._recent[row] + [token])[-self._window :] if active[row] else [token]
             for row, token in enumerate(tokens)
@@ -151,6 +168,7 @@ class Gpt2Backend:
         self.device_name = str(device)
         self._device = device
         self._model = model
+        self._threads = _Threads(model)
         self._cache = KvCache(model.config, self.slots, device, torch.float32)
 
     def reset(self, slot: int) -> None:
@@ -159,6 +177,7 @@ class Gpt2Backend:
     @torch.inference_mode()
     def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
         """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
+        self._threads.use()
         for slot, start, tokens in chunks:
             width = min(PREFILL_CHUNK, self._model.config.context_tokens - start)
             padded = tokens + [0] * (width - len(tokens))
@@ -167,6 +186,7 @@ class Gpt2Backend:
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """An inactive row writes at its position, which a later prefill or decode of that slot overwrites unread."""
+        self._threads.use()
         return self._model.decode(
             self._cache,
             torch.tensor(tokens, device=self._device),
@@ -181,7 +201,9 @@ class DcganBackend:
         self.device_name = str(device)
         self._device = device
         self._model = model
+        self._threads = _Threads(model)
 
     @torch.inference_mode()
     def draw(self, latents: Tensor) -> Tensor:
+        self._threads.use()
         return to_pixels(self._model(latents[:, :, None, None].to(self._device))).cpu()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,39 +10,31 @@ from torch import Tensor
 
 from models.runtimes import PREFILL_CHUNK, TextBackend, row_bucket
 
-Read = Callable[[TextBackend, int, list[int]], None]
+Read = Callable[[TextBackend, dict[int, list[int]]], None]
 Greedy = Callable[[TextBackend, dict[int, list[int]], int], dict[int, list[int]]]
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Path:
-    """The folder of the real data sets."""
-    folder = os.environ.get("KAMISHIBAI_TEST_DATA")
-    if not folder:
-        pytest.skip("KAMISHIBAI_TEST_DATA names no folder")
-    return Path(folder)
+def read_prompts() -> Read:
+    """Empties slots and reads their prompts, all but the last tokens, which the first decode step feeds."""
 
-
-@pytest.fixture(scope="session")
-def read_prompt() -> Read:
-    """Empties a slot and reads all tokens of a prompt but the last, which the first decode step feeds."""
-
-    def read(backend: TextBackend, slot: int, prompt: list[int]) -> None:
-        backend.reset(slot)
-        for start in range(0, len(prompt) - 1, PREFILL_CHUNK):
-            backend.prefill([(slot, start, prompt[start : min(start + PREFILL_CHUNK, len(prompt) - 1)])])
+    def read(backend: TextBackend, prompts: dict[int, list[int]]) -> None:
+        for slot in prompts:
+            backend.reset(slot)
+        for start in range(0, max(map(len, prompts.values())) - 1, PREFILL_CHUNK):
+            chunks = {slot: prompt[:-1][start : start + PREFILL_CHUNK] for slot, prompt in prompts.items()}
+            backend.prefill([(slot, start, chunk) for slot, chunk in chunks.items() if chunk])
 
     return read
 
 
 @pytest.fixture(scope="session")
-def greedy(read_prompt: Read) -> Greedy:
+def greedy(read_prompts: Read) -> Greedy:
     """Continues the prompts, given by slot, together; the new tokens by slot."""
 
     def run(backend: TextBackend, prompts: dict[int, list[int]], count: int) -> dict[int, list[int]]:
         texts = {slot: list(prompt) for slot, prompt in prompts.items()}
-        for slot, prompt in prompts.items():
-            read_prompt(backend, slot, prompt)
+        read_prompts(backend, prompts)
         rows = range(row_bucket(max(prompts) + 1, backend.slots))
         for _ in range(count):
             last = [texts[row][-1] if row in texts else 0 for row in rows]
@@ -55,6 +45,15 @@ def greedy(read_prompt: Read) -> Greedy:
         return {slot: text[len(prompts[slot]) :] for slot, text in texts.items()}
 
     return run
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """For tests of exact bits, which may depend on how work is split among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

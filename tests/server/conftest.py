@@ -135,11 +135,7 @@ class StandInWorker:
 
     def finish(self, job_id, text="hello", *, finish_reason="stop", publish=True):
         request = self.request(job_id)
-        if request.task == "text":
-            counts = {"prompt_tokens": len(request.prompt_tokens), "completion_tokens": len(text)}
-            result = TextResult(text=text, finish_reason=finish_reason, **counts)
-        else:
-            result = ImageResult(count=request.count, pictures=[PICTURE] * request.count)
+        result = _text_result(request, text, finish_reason) if request.task == "text" else _image_result(request)
         value = base64.b64encode(result.model_dump_json().encode())
         self._end(job_id, "finished", {"type": 1, "return_value": value}, publish)
 
@@ -211,6 +207,15 @@ def write_picture_bundle(folder):
         "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
         "example": Example(),
     }
+
+
+def _text_result(request, text, finish_reason):
+    counts = {"prompt_tokens": len(request.prompt_tokens), "completion_tokens": len(text)}
+    return TextResult(text=text, finish_reason=finish_reason, **counts)
+
+
+def _image_result(request):
+    return ImageResult(count=request.count, pictures=[PICTURE] * request.count)
 
 
 def _now():

@@ -12,7 +12,8 @@ from contracts.errors import EngineFailed
 from server import waiting
 from server.services import EXTENSION
 
-BODY = {"model": "tiny-text", "input": {"prompt": "ab", "seed": 5}}
+INPUT = {"prompt": "ab", "seed": 5}
+BODY = {"model": "tiny-text", "input": INPUT}
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ def test_a_jobs_result_is_what_the_synchronous_call_answers(client, worker, rout
 
 
 def test_the_model_may_stand_inside_the_input(client):
-    assert client.post("/v1/jobs", json={"input": BODY["input"] | {"model": "tiny-text"}}).status_code == 202
-    assert client.post("/v1/jobs", json=BODY | {"input": BODY["input"] | {"model": "tiny-text"}}).status_code == 202
+    assert client.post("/v1/jobs", json={"input": INPUT | {"model": "tiny-text"}}).status_code == 202
+    assert client.post("/v1/jobs", json=BODY | {"input": INPUT | {"model": "tiny-text"}}).status_code == 202
 
 
 def test_a_failed_job_has_openais_inner_error(client, worker, job_id):

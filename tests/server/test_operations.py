@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.announcements import EngineCounters
@@ -36,7 +38,7 @@ def test_metrics_tell_the_queue_and_the_engines(client, worker, redis):
         client.post("/v1/jobs", json={"model": "tiny-text", "input": {"prompt": "a"}})
     response = client.get("/metrics")
     assert response.mimetype == "text/plain"
-    samples = {}
+    samples: dict[Any, Any] = {}  # by name, a histogram's buckets by name and bound
     for family in text_string_to_metric_families(response.get_data(as_text=True)):
         for sample in family.samples:
             if sample.labels.get("model", "tiny-text") == "tiny-text":

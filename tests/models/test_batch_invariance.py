@@ -1,0 +1,77 @@
+"""The first invariant: a row's numbers do not depend on its neighbours, bit for bit."""
+
+import pytest
+import torch
+
+from models.dcgan import DcganConfig, generator
+from models.gpt2 import Gpt2, Gpt2Config
+from models.lstm import LstmConfig, LstmLanguageModel
+from models.noise import latents
+from models.runtimes import SMALLEST_ROWS
+from models.runtimes.pytorch import DcganBackend, Gpt2Backend, LstmBackend, WindowedLstmBackend
+
+CPU = torch.device("cpu")
+VOCABULARY = 211
+STEPS = 4
+
+GPT2 = Gpt2Config(VOCABULARY, context_tokens=192, width=96, layers=2, heads=4)
+STATEFUL = LstmConfig(VOCABULARY, (128, 96))
+EMBEDDED = LstmConfig(VOCABULARY, (128,), embedding=50)
+WINDOWED = LstmConfig(VOCABULARY, (128, 96), recurrent_activation="hard_sigmoid", window=20)
+
+
+def _backend(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        if isinstance(config, Gpt2Config):
+            return Gpt2Backend(Gpt2(config).eval().requires_grad_(False), CPU)
+        model = LstmLanguageModel(config).eval().requires_grad_(False)
+    return WindowedLstmBackend(model, CPU) if config.window else LstmBackend(model, CPU)
+
+
+@pytest.fixture
+def logits_of(read_prompts, generator):
+    """Reads and decodes one row's given tokens among neighbours with tokens of their own; its logits (STEPS, V)."""
+
+    def run(backend, text, rows, slot):
+        lengths = torch.randint(STEPS, 60, (rows,), generator=generator)
+        lengths[-1] = 150  # more than twice the stride that attention is padded to
+        texts = [torch.randint(VOCABULARY, (int(length),), generator=generator).tolist() for length in lengths]
+        texts[slot] = text
+        read_prompts(backend, {row: tokens[: len(tokens) - STEPS + 1] for row, tokens in enumerate(texts)})
+        seen = []
+        for step in range(STEPS, 0, -1):
+            active = [row == slot or (row + step) % 3 > 0 for row in range(rows)]
+            logits = backend.decode([tokens[-step] for tokens in texts], [len(t) - step for t in texts], active)
+            seen.append(logits[slot].clone())
+        return torch.stack(seen)
+
+    return run
+
+
+@pytest.mark.parametrize("config", [GPT2, STATEFUL, EMBEDDED, WINDOWED], ids=["gpt2", "lstm", "embedded", "windowed"])
+@pytest.mark.parametrize("tokens", [7, 75])
+def test_logits_do_not_depend_on_bucket_slot_and_neighbours(logits_of, generator, threads, config, tokens):
+    backend = _backend(config)
+    text = torch.randint(VOCABULARY, (tokens,), generator=generator).tolist()
+    alone = logits_of(backend, text, SMALLEST_ROWS, 0)
+    for rows in (4, 8, 16, 32, 64):
+        for slot in (rows // 2, rows - 1):
+            assert torch.equal(logits_of(backend, text, rows, slot), alone), f"{rows} rows, slot {slot}"
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 8), (32, 24), (64, 16)])
+def test_pictures_do_not_depend_on_the_batch(threads, size, width):
+    config = DcganConfig(size=size, latent=64, width=width)
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        model = generator(config).eval().requires_grad_(False)
+    noise = latents(3, list(range(64)), 64)
+    with torch.inference_mode():
+        together = model(noise[:, :, None, None])
+        for batch in (1, 2, 4, 8, 16, 32):
+            for begin in range(0, 64, max(batch, 16)):
+                part = model(noise[begin : begin + batch, :, None, None])
+                assert torch.equal(part, together[begin : begin + batch]), f"batch {batch}"
+    pixels = DcganBackend(model, 64, CPU).draw(noise)
+    assert torch.equal(pixels[5:6], DcganBackend(model, 64, CPU).draw(noise[5:6]))

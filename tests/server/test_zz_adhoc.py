@@ -1,0 +1,218 @@
+"""A real server process: gunicorn, gevent, sockets, and OpenAI's own client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from openai import OpenAI
+
+from contracts.jobs import JobQueue
+from contracts.requests import TextRequest
+
+SERVE = "from contracts.settings import from_environment; from server.serving import serve; serve(from_environment())"
+
+
+class Server:
+    def __init__(self, settings, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "server.log"
+        environment = os.environ | settings.to_environment() | {"KAMISHIBAI_PORT": str(self.port)}
+        with self._log.open("wb") as log:
+            command = [sys.executable, "-P", "-W", "always", "-c", SERVE]
+            # The working directory must not be importable: gunicorn's own command would put it on sys.path.
+            (folder / "flask.py").write_text("raise ImportError('somebody else's flask')")
+            self.process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+
+    def alive(self):
+        return b"200 OK" in read_all(self.request("GET", "/healthz"))
+
+    def log(self):
+        return self._log.read_text()
+
+    def request(self, method, path, body=""):
+        """A raw connection on which a request has been sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + body).encode())
+        return connection
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def start(settings, tmp_path, worker, eventually):
+    """A server of the test's own, to be stopped by it."""
+    servers = []
+
+    def start():
+        servers.append(Server(settings, tmp_path))
+        eventually(servers[-1].alive)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_server(settings, tmp_path_factory, eventually):
+    server = Server(settings, tmp_path_factory.mktemp("server"))
+    eventually(server.alive)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(shared_server, worker):
+    """A server, while a worker is there."""
+    return shared_server
+
+
+def read_all(connection):
+    received = b""
+    with connection:
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def read_until(connection, expected):
+    received = b""
+    while expected not in received:
+        piece = connection.recv(65536)
+        assert piece, f"the connection ended with {received!r}"
+        received += piece
+
+
+def test_openais_client_works_as_it_is(start, worker):
+    server = start()
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as openai, worker.working():
+        assert [model.id for model in openai.models.list()] == ["tiny-picture", "tiny-text"]
+        completion = openai.completions.create(model="tiny-text", prompt="ab", seed=7)
+        assert completion.choices[0].text == "hello"
+        assert completion.usage is not None
+        assert completion.usage.total_tokens == 7
+        assert completion.model_extra == {"seed": 7, "version": 1}
+        chunks = list(
+            openai.completions.create(
+                model="tiny-text", prompt="ab", stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == "hello"
+        assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == 5
+        pictures = openai.images.generate(model="tiny-picture", prompt="a face", n=2)
+        assert len(pictures.data or []) == 2
+    assert server.stop() == 0
+    assert server.log() == ""  # no warning of gevent's about ssl, nothing about a normal end
+
+
+def test_pieces_of_a_stream_arrive_while_the_job_runs(start, worker, redis, eventually):
+    server, subscribers = start(), _subscribers(redis)
+    with server.request("POST", "/v1/completions", '{"prompt": "a", "stream": true}') as connection:
+        read_until(connection, b": connected")
+        job_id = worker.take()
+        eventually(lambda: _subscribers(redis) > subscribers)
+        for offset, text in enumerate("abc"):
+            worker.delta(job_id, offset, text)
+            read_until(connection, f'"text": "{text}"'.encode())
+        worker.finish(job_id, "abc")
+        assert b"[DONE]" in read_all(connection)
+
+
+@pytest.mark.parametrize("fields", ['"stream": true', '"stream": false'])
+def test_a_client_that_vanishes_takes_its_job_with_it(server, worker, redis, eventually, fields):
+    connection = server.request("POST", "/v1/completions", f'{{"prompt": "a", {fields}}}')
+    job_id = worker.take()
+    connection.close()
+    eventually(lambda: JobQueue(redis).read(job_id).status == "cancelled")
+
+
+def test_a_vanished_long_poll_leaves_its_job_alone(server, worker, redis):
+    job_id = JobQueue(redis).enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60)
+    server.request("GET", f"/v1/jobs/{job_id}?wait=60").close()
+    time.sleep(1.5)
+    assert JobQueue(redis).read(job_id).status == "queued"
+
+
+def test_sigterm_releases_long_polls_and_lets_calls_finish(start, worker, redis):
+    server = start()
+    call = server.request("POST", "/v1/completions", '{"prompt": "a"}')
+    called = worker.take()
+    waited = JobQueue(redis).enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60)
+    poll = server.request("GET", f"/v1/jobs/{waited}?wait=60")
+    time.sleep(0.5)
+    server.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert b'"status":"queued"' in read_all(poll)
+    assert time.monotonic() - began < 2
+    worker.finish(called)
+    assert b"hello" in read_all(call)
+    assert server.stop() == 0
+    assert time.monotonic() - began < 10
+
+
+def test_five_hundred_waiters_hold_one_subscription(server, worker, redis):
+    jobs = JobQueue(redis)
+    job_ids = [jobs.enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60) for _ in range(500)]
+    polls = [server.request("GET", f"/v1/jobs/{job_id}?wait=60") for job_id in job_ids]
+    time.sleep(1)
+    subscribers = _subscribers(redis)
+    began = time.monotonic()
+    for job_id in job_ids:
+        worker.finish(job_id)
+    assert all(b'"succeeded"' in read_all(poll) for poll in polls)
+    assert time.monotonic() - began < 5
+    assert subscribers <= 1 + sum(thread.name == "waiting" for thread in threading.enumerate())
+
+
+def _subscribers(redis):
+    """Subscriptions of the server and of the applications in the tests' own process."""
+    return len(redis.client_list(_type="pubsub"))
+
+
+def _any_request(worker):
+    return TextRequest(target=worker.served[0].target, seed=1, prompt_tokens=(0,))
+
+
+def test_adhoc(start, worker, redis, capsys):
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    server = start()
+    c = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+    for _ in range(5):
+        c.sendall(b"2710\r\n" + b"a" * 10000 + b"\r\n")
+    c.sendall(b"0\r\n\r\n")
+    with capsys.disabled():
+        print(read_all(c).decode()[-250:])
+    jobs = JobQueue(redis)
+    ids = [jobs.enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60) for _ in range(3000)]
+    polls = [server.request("GET", f"/v1/jobs/{i}?wait=60") for i in ids]
+    time.sleep(4)
+    cpu = os.popen(f"ps -o pid,time,rss --ppid {server.process.pid}").read()
+    time.sleep(5)
+    with capsys.disabled():
+        print(cpu, os.popen(f"ps -o pid,time,rss --ppid {server.process.pid}").read(), len(redis.client_list()))
+    t = time.monotonic()
+    for i in ids:
+        worker.finish(i)
+    t1 = time.monotonic()
+    n = sum(b'"succeeded"' in read_all(p) for p in polls)
+    with capsys.disabled():
+        print(n, t1 - t, time.monotonic() - t, server.log()[-500:])
