@@ -67,7 +67,7 @@ def worker_parts(settings: Settings, models: str | None, workers: int | None, de
     found = devices(device)
     count = workers or len(found)
     # Several workers on one CPU share its cores instead of fighting for them.
-    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))} if count > len(found) else {}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))} if count > len(found) else {}
     command = [*python_module("cli.main"), "worker"] + (["--models", models] if models else [])
     return [
         Part(

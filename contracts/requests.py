@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from contracts.errors import InvalidRequest
 
@@ -24,6 +24,17 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
+class _Body(_Frozen):
+    """What a client writes: a field that is null is a field left out, as with OpenAI."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None or name not in cls.model_fields}
+
+
 class TextParameters(_Frozen):
     """How text is drawn; shared by the HTTP body and the job."""
 
@@ -33,7 +44,7 @@ class TextParameters(_Frozen):
     top_p: Annotated[float, Field(gt=0, le=1, description="Draw among the likeliest tokens of this mass.")] = 1.0
 
 
-class CompletionBody(TextParameters):
+class CompletionBody(_Body, TextParameters):
     """Body of POST /v1/completions. OpenAI's other fields are accepted at their defaults."""
 
     model: str | None = None
@@ -51,11 +62,6 @@ class CompletionBody(TextParameters):
     presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-
-    @field_validator("max_tokens", "temperature", "top_p", "n", "stream", mode="before")
-    @classmethod
-    def _null_is_default(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value is None else value
 
     @field_validator("stop")
     @classmethod
@@ -76,7 +82,7 @@ class StreamOptions(_Frozen):
     include_usage: bool = False
 
 
-class ImageBody(_Frozen):
+class ImageBody(_Body):
     """Body of POST /v1/images/generations. OpenAI's other fields are accepted at their defaults."""
 
     model: str | None = None
@@ -94,11 +100,6 @@ class ImageBody(_Frozen):
     quality: Literal["auto", "standard"] = "auto"
     stream: Literal[False] = False
     style: Literal["vivid", "natural"] = "vivid"
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _null_is_default(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value is None else value
 
 
 class JobBody(_Frozen):

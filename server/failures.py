@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from flask import Response, g, has_request_context, jsonify
+from flask import Response, g, has_request_context, jsonify, request
 from redis import RedisError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, QueueUnavailable
 
 RETRY_AFTER_SECONDS = 2
+DISCARD_BYTES = 16 << 20
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,6 @@ class MethodNotAllowed(InvalidRequest):
 _OF_HTTP_STATUS: dict[int | None, type[KamishibaiError]] = {
     404: NotFound,
     405: MethodNotAllowed,
-    413: BodyTooLarge,
 }
 
 
@@ -30,6 +30,10 @@ def to_error(exception: Exception) -> KamishibaiError:
     """The error that a client is told. What it should not have to know of goes to the log."""
     if isinstance(exception, KamishibaiError):
         return exception
+    if isinstance(exception, RequestEntityTooLarge):
+        return BodyTooLarge(
+            f"The body is larger than the {request.max_content_length} bytes that are taken; send less."
+        )
     if isinstance(exception, HTTPException):
         kind = _OF_HTTP_STATUS.get(exception.code, InvalidRequest)
         return kind(f"{exception.description} GET / lists the routes.")
@@ -43,6 +47,8 @@ def to_error(exception: Exception) -> KamishibaiError:
 def error_response(exception: Exception) -> Response:
     """The HTTP answer to an exception."""
     error = to_error(exception)
+    if isinstance(error, BodyTooLarge):
+        _discard_body()
     response = jsonify(error.body())
     response.status_code = error.status
     # OpenAI's clients repeat every 409 and 5xx unless told otherwise; a job that kills its worker should run once.
@@ -52,6 +58,13 @@ def error_response(exception: Exception) -> Response:
     if isinstance(exception, HTTPException):
         response.headers.extend([header for header in exception.get_headers() if header[0] == "Allow"])
     return response
+
+
+def _discard_body() -> None:
+    """Read on for a while: a connection closed over unread bytes is reset, and the client never sees its answer."""
+    left, body = DISCARD_BYTES, request.environ["wsgi.input"]
+    while left > 0 and (piece := body.read(min(left, 1 << 16))):
+        left -= len(piece)
 
 
 def _request_id() -> str:

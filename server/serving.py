@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-import gevent  # type: ignore[import-untyped]
+import gevent
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.ggevent import GeventWorker
 

@@ -18,6 +18,7 @@ from workers.processes import python_module
 log = logging.getLogger("kamishibai.worker")
 
 _LONGEST_BACKOFF_SECONDS = 10.0
+_QUICK_REPLACEMENTS = 3
 
 
 class Child:
@@ -33,6 +34,7 @@ class Child:
         self._channel: Channel | None = None
         self._failures = 0  # deaths since it was last ready
         self._next_start = 0.0
+        self._was_ready = False
         self.ready = False
 
     @property
@@ -41,8 +43,9 @@ class Child:
         return self._channel
 
     @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def dependable(self) -> bool:
+        """Whether new jobs should be sent our way: it is ready, or has been and is just being replaced."""
+        return self.ready or (self._was_ready and self._failures <= _QUICK_REPLACEMENTS)
 
     def ensure_started(self) -> None:
         """Start a child if there is none and its back-off is over. It is spawned, never forked: CUDA asks for that."""
@@ -67,7 +70,7 @@ class Child:
             return []
         messages = self._channel.receive()
         if any(message["op"] == "ready" for message in messages):
-            self.ready, self._failures = True, 0
+            self.ready, self._was_ready, self._failures = True, True, 0
         return messages
 
     def bury(self) -> int:

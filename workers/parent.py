@@ -303,7 +303,7 @@ class WorkerParent:
             )
             for queue, bundle in self._bundles.items()
         )
-        ready = self._child.ready and self._draining_since is None
+        ready = self._child.dependable and self._draining_since is None
         announce(
             self._redis,
             Announcement(

@@ -27,7 +27,7 @@ class TextBackend(Protocol):
         """Empty a slot for a new request."""
 
     def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
-        """Read chunks of prompts: (slot, start, tokens), `start` a multiple of PREFILL_CHUNK, at most as many tokens."""
+        """Read chunks of prompts: (slot, start, tokens), at most PREFILL_CHUNK tokens from a multiple of it on."""
 
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """One step over the first len(tokens) slots, a row bucket: logits (rows, vocabulary), fp32.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request, stream_with_context
+from flask import Blueprint, Response, stream_with_context
 from flask.typing import ResponseReturnValue
 
 from contracts.errors import NotFound
 from contracts.requests import CompletionBody, TextRequest
+from server import client
 from server.admission import decode, parse
 from server.calls import call, enqueue_call, longest_wait_seconds
-from server.client import presence
 from server.responses import result_body
 from server.services import services
 from server.streaming import CompletionStream
@@ -21,13 +21,13 @@ blueprint = Blueprint("completions", __name__)
 def create_completion() -> ResponseReturnValue:
     """Continue a prompt; `stream: true` sends the text as it is written."""
     here = services()
-    body = parse(CompletionBody, decode(request.get_data()))
+    body = parse(CompletionBody, decode(client.body()))
     text_request = here.admission.text(body)
     if body.stream:
         return _stream(
             text_request, include_usage=body.stream_options is not None and body.stream_options.include_usage
         )
-    return result_body(call(here, text_request, presence(request.environ)), here.jobs)
+    return result_body(call(here, text_request, client.presence()), here.jobs)
 
 
 @blueprint.post("/v1/chat/completions")
@@ -44,7 +44,7 @@ def _stream(text_request: TextRequest, *, include_usage: bool) -> Response:
         enqueue_call(here, text_request),
         include_usage=include_usage,
         timeout_seconds=longest_wait_seconds(here),
-        still_there=presence(request.environ),
+        still_there=client.presence(),
     )
     response = Response(stream_with_context(iter(stream)), mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-store"

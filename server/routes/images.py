@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, request
+from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
 from contracts.requests import ImageBody
+from server import client
 from server.admission import decode, parse
 from server.calls import call
-from server.client import presence
 from server.responses import result_body
 from server.services import services
 
@@ -19,5 +19,5 @@ blueprint = Blueprint("images", __name__)
 def create_images() -> ResponseReturnValue:
     """Draw `n` pictures, as base64 PNG."""
     here = services()
-    image_request = here.admission.image(parse(ImageBody, decode(request.get_data())))
-    return result_body(call(here, image_request, presence(request.environ)), here.jobs)
+    image_request = here.admission.image(parse(ImageBody, decode(client.body())))
+    return result_body(call(here, image_request, client.presence()), here.jobs)

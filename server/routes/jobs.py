@@ -7,8 +7,8 @@ from flask.typing import ResponseReturnValue
 
 from contracts.errors import InvalidRequest
 from contracts.requests import JobBody
+from server import client
 from server.admission import decode, parse
-from server.client import presence
 from server.responses import job_body
 from server.services import services
 
@@ -20,7 +20,7 @@ def create_job() -> ResponseReturnValue:
     """Put a request on the queue and answer at once."""
     here = services()
     job_id = here.jobs.enqueue(
-        here.admission.job(parse(JobBody, decode(request.get_data()))),
+        here.admission.job(parse(JobBody, decode(client.body()))),
         result_seconds=here.settings.job_result_seconds,
         timeout_seconds=here.settings.job_timeout_seconds,
     )
@@ -33,7 +33,7 @@ def read_job(job_id: str) -> ResponseReturnValue:
     """A job as it is, or, with `?wait=SECONDS`, as soon as it has ended."""
     here = services()
     wait_seconds = _wait_seconds(here.settings.max_wait_seconds)
-    client_is_there = presence(request.environ)
+    client_is_there = client.presence()
     record = here.waiting.wait_ended(
         job_id, wait_seconds, still_there=lambda: not here.waiting.draining and client_is_there()
     )

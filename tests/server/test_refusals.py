@@ -88,6 +88,7 @@ def test_a_body_over_the_limit_is_refused(client, redis):
     before = sorted(redis.keys())
     response = client.post(TEXT, json={"prompt": "a" * 30_000})
     assert (response.status_code, response.get_json()["error"]["code"]) == (413, "body_too_large")
+    assert "20000 bytes" in response.get_json()["error"]["message"]
     assert sorted(redis.keys()) == before
 
 

@@ -39,9 +39,12 @@ class Server:
     def log(self):
         return self._log.read_text()
 
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
     def request(self, method, path, body=""):
         """A raw connection on which a request has been sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = self.connect()
         head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall((head + body).encode())
         return connection
@@ -132,6 +135,16 @@ def test_pieces_of_a_stream_arrive_while_the_job_runs(start, worker, redis, even
             read_until(connection, f'"text": "{text}"'.encode())
         worker.finish(job_id, "abc")
         assert b"[DONE]" in read_all(connection)
+
+
+def test_a_body_over_the_limit_is_answered_although_nobody_reads_it(server):
+    answer = read_all(server.request("POST", "/v1/completions", "x" * 2_000_000))
+    assert b"413" in answer.splitlines()[0]
+    assert b"body_too_large" in answer
+    chunked = "POST /v1/completions HTTP/1.1\r\nHost: here\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection = server.connect()
+    connection.sendall(chunked.encode() + b"10000\r\n" + b"x" * 65536 + b"\r\n0\r\n\r\n")
+    assert b"body_too_large" in read_all(connection)
 
 
 @pytest.mark.parametrize("fields", ['"stream": true', '"stream": false'])

@@ -1,0 +1,47 @@
+# `make serve` and `make test` do all set-up by themselves; everything else is for developers. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+STORE ?= store
+PORT ?= 8000
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-data lint format clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kamishibai needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.12, say.")'
+	@echo "==> Setting up $(VENV) (a few minutes the first time: PyTorch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+serve: $(READY) ## Run the product at http://127.0.0.1:$(PORT); makes demo models in an empty store.
+	@echo "==> Starting Kamishibai with the models in $(STORE)"
+	@exec $(BIN)/kamishibai up --store $(STORE) --port $(PORT)
+
+test: lint ## Check style, types, import rules and run all tests that need no data sets.
+	@echo "==> Running the tests"
+	@$(BIN)/pytest -q
+
+test-data: $(READY) ## Run the tests that need the real data sets in the folder KAMISHIBAI_TEST_DATA.
+	@test -d "$$KAMISHIBAI_TEST_DATA" || { echo "Set KAMISHIBAI_TEST_DATA to the folder with the data sets."; exit 2; }
+	@$(BIN)/pytest -q -m data
+
+lint: $(READY) ## Check style, types and import rules.
+	@echo "==> ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "make format mends that"; exit 1; }
+	@echo "==> mypy"
+	@$(BIN)/mypy
+	@echo "==> import-linter"
+	@$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## Format the code.
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## Remove the environment and what the tools left; the store stays.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
