@@ -7,17 +7,14 @@ import uuid
 
 from flask import Flask, Response, g, request
 from flask.json.provider import DefaultJSONProvider
-from redis import BlockingConnectionPool, Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import Redis
 
+from contracts.connection import connect
 from contracts.settings import Settings
 from server.failures import error_response
 from server.routes import completions, images, jobs, models, operations
 from server.services import EXTENSION, assemble
 
-REDIS_CONNECTIONS = 32  # one is the subscription's; the others are held for a round trip each
-REDIS_TIMEOUT_SECONDS = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -36,20 +33,6 @@ def create_app(settings: Settings, connection: Redis | None = None) -> Flask:
     app.before_request(_take_request_id)
     app.after_request(_give_request_id)
     return app
-
-
-def connect(redis_url: str) -> Redis:
-    """A client for many greenlets. Raises ValueError for a URL that is none of Redis'."""
-    pool = BlockingConnectionPool.from_url(
-        redis_url,
-        max_connections=REDIS_CONNECTIONS,
-        timeout=REDIS_TIMEOUT_SECONDS,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),  # a transaction sent twice would put a job on its queue twice
-    )
-    return Redis(connection_pool=pool)
 
 
 def _json_in_order(app: Flask) -> DefaultJSONProvider:

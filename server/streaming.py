@@ -67,7 +67,7 @@ class CompletionStream:
         while not record.ended:
             mail = mailbox.get(GLANCE_SECONDS)
             if mail is Look.AGAIN:
-                record = self._jobs.read(self._job_id)
+                record = self._waiting.look_again(record)
             elif mail is not None:
                 yield from self._new_text(record, mail)
                 spoke = time.monotonic()

@@ -88,8 +88,16 @@ class Waiting:
             record = self._jobs.read(job_id)
             while not record.ended and still_there() and (left := deadline - time.monotonic()) > 0:
                 if mailbox.get(min(left, GLANCE_SECONDS)) is Look.AGAIN:
-                    record = self._jobs.read(job_id)
+                    record = self.look_again(record)
         return record
+
+    def look_again(self, record: JobRecord) -> JobRecord:
+        """The job as it is now; while Redis is away, as it was: it has been accepted, and its waiter stays."""
+        try:
+            return self._jobs.read(record.id)
+        except RedisError as error:
+            log.warning("job %s cannot be read, trying again: %s", record.id, error)
+            return record
 
     @contextmanager
     def listen(self, job_id: str) -> Iterator[Mailbox]:

@@ -42,7 +42,7 @@ def test_an_imported_model_writes_what_the_reference_writes(tfjs, store):
 def test_the_manifest_tells_what_the_model_is(tfjs, store):
     manifest = import_tfjs(tfjs.folder, tfjs.corpus, store, "hello").manifest
     assert (manifest.family, manifest.task, manifest.tokenizer) == ("lstm", "text", "characters")
-    assert manifest.config["layers"] == [8, 6] or manifest.config["layers"] == (8, 6)
+    assert manifest.config["layers"] == [8, 6]
     assert (manifest.config["window"], manifest.config["recurrent_activation"]) == (5, "hard_sigmoid")
     assert (manifest.limits.max_tokens, manifest.limits.context_tokens) == (4096, None)
     assert manifest.example.prompt == "Hello"
@@ -56,25 +56,31 @@ def test_the_layers_may_lie_in_an_object_as_later_versions_write_them(tfjs, stor
 
 
 @pytest.mark.data
-def test_the_trained_model_keeps_its_loss_and_its_text(shakespeare, store):
+@pytest.mark.parametrize(
+    ("windows", "nats"), [(slice(0, 500), 2.149), (slice(-500, None), 1.812)], ids=["first", "last"]
+)
+def test_the_trained_model_keeps_its_loss(shakespeare, store, windows, nats):
+    """The losses that were measured on tf.js' own definition; over the whole text it is 1.925 nats."""
     bundle = import_tfjs(shakespeare.folder, shakespeare.corpus, store, "shakespeare")
     tokens = np.array(bundle.tokenizer().encode(shakespeare.corpus.read_text(encoding="utf-8")))
-    starts = np.random.default_rng(14).integers(0, len(tokens) - 61, size=512)
-    windows = tokens[starts[:, None] + np.arange(60)]
-    backend = load_text(bundle, CPU)
-    losses = []
-    for begin in range(0, len(windows), 64):
-        batch = windows[begin : begin + 64]
-        for slot, window in enumerate(batch.tolist()):
-            backend.reset(slot)
-            backend.prefill([(slot, 0, window[:32]), (slot, 32, window[32:-1])])
-        logits = backend.decode([int(token) for token in batch[:, -1]], [59] * 64, [True] * 64)
-        expected = torch.from_numpy(shakespeare.logits(batch)).float()
-        torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)
-        targets = torch.from_numpy(tokens[starts[begin : begin + 64] + 60])
-        losses.append(float(torch.nn.functional.cross_entropy(logits, targets)))
-    assert 1.8 < np.mean(losses) < 2.1  # 1.925 nats over the whole text
-    prompt = windows[0].tolist()
+    begins = np.arange(len(tokens) - 60)[windows]
+    inputs, targets = tokens[begins[:, None] + np.arange(60)], torch.from_numpy(tokens[begins + 60])
+    logits = torch.cat([_decode_windows(load_text(bundle, CPU), part) for part in np.split(inputs, 10)])
+    torch.testing.assert_close(logits, torch.from_numpy(shakespeare.logits(inputs)).float(), atol=1e-3, rtol=0)
+    assert float(torch.nn.functional.cross_entropy(logits, targets)) == pytest.approx(nats, abs=1e-3)
+
+
+def _decode_windows(backend, windows):
+    for slot, window in enumerate(windows.tolist()):
+        backend.reset(slot)
+        backend.prefill([(slot, 0, window[:32]), (slot, 32, window[32:-1])])
+    return backend.decode(windows[:, -1].tolist(), [59] * len(windows), [True] * len(windows))
+
+
+@pytest.mark.data
+def test_the_trained_model_writes_what_the_reference_writes(shakespeare, store):
+    bundle = import_tfjs(shakespeare.folder, shakespeare.corpus, store, "shakespeare")
+    prompt = bundle.tokenizer().encode("To be, or not to be")
     assert _greedy(bundle, prompt, 100) == _greedy_by_numpy(shakespeare, prompt, 60, 100)
 
 
