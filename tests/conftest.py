@@ -74,7 +74,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
-def write_lstm(store: Store) -> None:
+@pytest.fixture(scope="session")
+def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The tiny models under the names of the demo models, for the documentation's examples."""
+    made = Store(tmp_path_factory.mktemp("demo"))
+    write_lstm(made, "synopses-lstm")
+    write_gpt2(made, "synopses-gpt2")
+    write_faces(made, "faces")
+    return made
+
+
+def write_lstm(store: Store, name: str = "lstm") -> None:
     characters = CharacterTokenizer("\n abcdefghijklmnopqrstuvwxyz.,ABCDEFGHIJKLMNOPQRSTUVWXYZäöü日本")
     config = LstmConfig(characters.vocabulary_size, layers=(24, 16))
 
@@ -95,10 +105,10 @@ def write_lstm(store: Store) -> None:
             "example": {"prompt": "A story"},
         }
 
-    store.write("lstm", fill)
+    store.write(name, fill)
 
 
-def write_gpt2(store: Store) -> None:
+def write_gpt2(store: Store, name: str = "gpt2") -> None:
     text = [
         "the quick brown fox jumps over the lazy dog and runs away from the old town " * 4,
         "höher, weiter — schöner!",
@@ -127,10 +137,10 @@ def write_gpt2(store: Store) -> None:
             "example": {"prompt": "the quick"},
         }
 
-    store.write("gpt2", fill)
+    store.write(name, fill)
 
 
-def write_faces(store: Store) -> None:
+def write_faces(store: Store, name: str = "faces") -> None:
     config = DcganConfig(size=16, latent=8, width=8)
 
     def fill(folder: Path) -> dict[str, object]:
@@ -147,4 +157,4 @@ def write_faces(store: Store) -> None:
             "example": {},
         }
 
-    store.write("faces", fill)
+    store.write(name, fill)

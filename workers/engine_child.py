@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ class EngineChild:
 
 
 def _packed(event: Event) -> dict[str, Any]:
-    return {"kind": type(event).__name__, **asdict(event)}
+    return {"kind": type(event).__name__, **vars(event)}
 
 
 def main() -> None:
