@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 from PIL import Image
+from pydantic import ValidationError
 
 from cli.devices import devices
-from contracts.errors import InvalidRequest
-from contracts.requests import ImageRequest, TextRequest
+from contracts.bundle import Bundle
+from contracts.errors import InvalidRequest, StoreError
+from contracts.requests import ImageRequest, TextRequest, describe
 from contracts.store import Store
 from workers.local import LocalModel
 
@@ -21,7 +23,7 @@ from workers.local import LocalModel
 def generate(model: str, store: Path, device: str, seed: int | None, **options: Any) -> None:
     """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest."""
     bundle = Store(store).open(model)
-    local = LocalModel(bundle, device=devices(device)[0])
+    local = load(bundle, devices(device)[0])
     seed = secrets.randbits(31) if seed is None else seed
     if bundle.manifest.task == "text":
         write_text(local, seed, **options)
@@ -29,29 +31,49 @@ def generate(model: str, store: Path, device: str, seed: int | None, **options: 
         draw_pictures(local, seed, options["count"], options["out"] or Path(f"{model}-{seed}.png"))
 
 
+def load(bundle: Bundle, device: str) -> LocalModel:
+    try:
+        return LocalModel(bundle, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that is not here or is full
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise StoreError(f"{bundle.manifest.name} cannot be run on {device}: {reason}; try --device cpu") from None
+
+
 def write_text(local: LocalModel, seed: int, prompt: str | None, max_tokens: int, **options: Any) -> None:
     tokens = local.bundle.tokenizer().encode(prompt or "")
     if not tokens:
         raise InvalidRequest("This is a text model: give it something to go on from with --prompt.")
-    request = TextRequest(
-        target=local.bundle.target(),
-        seed=seed,
-        prompt_tokens=tuple(tokens),
-        max_tokens=max_tokens,
-        temperature=options["temperature"],
-        top_k=options["top_k"],
-        top_p=options["top_p"],
-        stop=tuple(options["stop"]),
-    )
-    click.echo(prompt, nl=False)
-    local.text(request, on_text=_show)
+    try:
+        request = TextRequest(
+            target=local.bundle.target(),
+            seed=seed,
+            prompt_tokens=tuple(tokens),
+            max_tokens=max_tokens,
+            temperature=options["temperature"],
+            top_k=options["top_k"],
+            top_p=options["top_p"],
+            stop=tuple(options["stop"]),
+        )
+    except ValidationError as error:
+        raise InvalidRequest(describe(error)) from None
+    unshown = [prompt or ""]  # until the model has taken the request
+
+    def show(text: str) -> None:
+        sys.stdout.write("".join(unshown) + text)
+        sys.stdout.flush()
+        unshown.clear()
+
+    local.text(request, on_text=show)
     click.echo()
     click.secho(f"seed {seed}", fg="bright_black", err=True)
 
 
 def draw_pictures(local: LocalModel, seed: int, count: int, out: Path) -> None:
     """One PNG; several pictures are tiled into a square."""
-    request = ImageRequest(target=local.bundle.target(), seed=seed, count=count)
+    try:
+        request = ImageRequest(target=local.bundle.target(), seed=seed, count=count)
+    except ValidationError as error:
+        raise InvalidRequest(describe(error)) from None
     pictures = [Image.open(io.BytesIO(file)) for file in local.pictures(request)]
     columns = next(columns for columns in range(1, count + 1) if columns * columns >= count)
     width, height = pictures[0].size
@@ -60,8 +82,3 @@ def draw_pictures(local: LocalModel, seed: int, count: int, out: Path) -> None:
         sheet.paste(picture, (index % columns * width, index // columns * height))
     sheet.save(out, "PNG")
     click.echo(f"{out}: {count} picture{'s' if count > 1 else ''} of {width}x{height}, seed {seed}")
-
-
-def _show(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

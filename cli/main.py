@@ -6,6 +6,7 @@ Only click is imported before a command runs, so `--help` answers at once.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,20 @@ STORE = click.option(
 )
 REDIS_URL = click.option("--redis-url", envvar="KAMISHIBAI_REDIS_URL", help="redis://, rediss:// or unix:// URL.")
 DEVICE = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes GPUs first."
+    "--device",
+    callback=lambda _context, _option, value: check_device(value),
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1, ...; auto takes GPUs first.",
 )
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
+
+
+def check_device(name: str) -> str:
+    """Raises click.BadParameter for what can be no device."""
+    if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d{1,3})?", name):
+        raise click.BadParameter(f"{name!r} is not a device; give auto, cpu, cuda or cuda:1.")
+    return name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +62,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (StoreError, KamishibaiError, ValueError) as error:
+    except (StoreError, KamishibaiError, ValueError, OSError) as error:
         click.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)
 
@@ -63,6 +75,13 @@ def main() -> None:
 @MODELS
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per GPU, else one]")
 @DEVICE
+@click.option(
+    "--durability",
+    type=click.Choice(["second", "always"]),
+    default="second",
+    show_default=True,
+    help="What a power cut may cost: the last second, or nothing (slower). A killed process costs nothing either way.",
+)
 def up(**options: Any) -> None:
     """Run everything: Redis, workers and the HTTP server. Ctrl-C stops all in order."""
     from cli.up import run_everything

@@ -18,7 +18,7 @@ from contracts.connection import connect
 from contracts.errors import StoreError
 from contracts.settings import Settings, from_environment
 from contracts.store import Store
-from workers.embedded_redis import EmbeddedRedis, store_lock
+from workers.embedded_redis import Durability, EmbeddedRedis, store_lock
 from workers.processes import python_module
 from workers.supervisor import Part, Supervisor
 
@@ -34,11 +34,12 @@ def run_everything(
     models: str | None,
     workers: int | None,
     device: str,
+    durability: Durability,
 ) -> None:
     """Until Ctrl-C or SIGTERM. Raises StoreError, ValueError."""
     with store_lock(store):
         make_demo_models_if_empty(store)
-        embedded = None if redis_url else EmbeddedRedis(store)
+        embedded = None if redis_url else EmbeddedRedis(store, durability)
         try:
             settings = from_environment(
                 store=store, host=host, port=port, redis_url=redis_url or (embedded and embedded.url)

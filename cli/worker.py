@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import time
 import uuid
 from pathlib import Path
 
+from redis.exceptions import RedisError
+
 from cli.devices import devices
 from contracts.bundle import TOKENIZER, Bundle
+from contracts.connection import connect
 from contracts.errors import StoreError
 from contracts.settings import from_environment
 from contracts.store import Store
 from workers.child import Child
 from workers.parent import WorkerParent
+
+log = logging.getLogger("kamishibai.worker")
 
 
 def run_worker(store: Path, redis_url: str | None, models: str | None, device: str, name: str | None) -> None:
@@ -21,7 +28,20 @@ def run_worker(store: Path, redis_url: str | None, models: str | None, device: s
     bundles = served_bundles(Store(settings.store), models)
     child = Child(settings.store, [bundle.target() for bundle in bundles.values()], devices(device)[0])
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    wait_for_redis(settings.redis_url)
     WorkerParent(settings.redis_url, name, bundles, child).run()
+
+
+def wait_for_redis(url: str) -> None:
+    """As long as it takes: Redis may start after us, or be reading its data. Raises ValueError for a bad URL."""
+    connection = connect(url)
+    while True:
+        try:
+            connection.ping()
+            return
+        except RedisError as error:
+            log.warning("Redis at %s cannot be reached (%s); trying again", url, error)
+            time.sleep(0.5)
 
 
 def served_bundles(store: Store, models: str | None) -> dict[str, Bundle]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 from redis import Redis
-from rq.utils import as_text
 
 from contracts import keys
 from contracts.bundle import Task
@@ -71,11 +72,11 @@ def withdraw(connection: Redis, worker: str) -> None:
 
 def read_announcements(connection: Redis) -> list[Announcement]:
     """Announcements of all workers that have renewed theirs lately; names of the others are dropped."""
-    names = sorted(as_text(name) for name in connection.smembers(keys.WORKERS))
+    names = sorted(cast(set[bytes], connection.smembers(keys.WORKERS)))
     if not names:
         return []
     found: list[Announcement] = []
-    for name, value in zip(names, connection.mget([keys.worker(name) for name in names]), strict=True):
+    for name, value in zip(names, connection.mget([keys.worker("").encode() + name for name in names]), strict=True):
         if value is None:
             connection.srem(keys.WORKERS, name)
             continue

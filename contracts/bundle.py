@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from contracts.errors import StoreError
-from contracts.requests import Target, describe
+from contracts.requests import MAX_COUNT, Target, describe
 from contracts.tokenizers import Tokenizer, read_tokenizer
 
 MANIFEST = "manifest.json"
@@ -64,7 +64,7 @@ class Manifest(_Frozen):
 
     schema_version: Literal[1] = 1
     name: str
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     family: Family
     task: Task
     config: dict[str, Any]  # the family's own; models/ reads it
@@ -79,7 +79,7 @@ class Manifest(_Frozen):
     @classmethod
     def _plain_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
-            if Path(name).name != name or name in {"", ".", "..", MANIFEST}:
+            if Path(name).name != name or "\0" in name or name in {"", ".", "..", MANIFEST}:
                 raise ValueError(f"{name!r} is not a plain file name")
         return files
 
@@ -111,10 +111,12 @@ class Bundle:
             if (fault := _file_fault(path / name, entry))
         ]
         known = {TOKENIZER} if manifest.tokenizer else set()
-        for missing in known.union(*(variant.files for variant in manifest.variants)) - set(manifest.files):
+        for missing in sorted(known.union(*(variant.files for variant in manifest.variants)) - set(manifest.files)):
             faults.append(f"{missing} is needed but not listed")
         if not manifest.variants:
             faults.append("no variant is listed")
+        if (path.parent.name, path.name) != (manifest.name, str(manifest.version)):
+            faults.append(f"its manifest is that of {manifest.name}@{manifest.version}")
         if faults:
             raise StoreError(f"{path} cannot be used: " + "; ".join(faults))
         return cls(path, manifest)

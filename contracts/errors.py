@@ -103,5 +103,5 @@ def from_record(text: str) -> KamishibaiError:
     try:
         record = json.loads(text)
         return _RECORDED[record["code"]](str(record["message"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return EngineFailed("The job failed in the worker; the worker's log has the details.")

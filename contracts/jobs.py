@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
-from pydantic import ValidationError
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import ResponseError
 from rq import Queue, Retry
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -110,7 +110,12 @@ class JobQueue:
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hmget(_job_key(job_id), "status", "data", "created_at", "started_at", "ended_at")
             pipe.xrevrange(_results_key(job_id), count=1)
-            fields, results = pipe.execute()
+            try:
+                fields, results = pipe.execute()
+            except ResponseError as error:
+                if "WRONGTYPE" in str(error):
+                    raise _no_such_job(job_id) from None
+                raise
         if fields[0] is None or fields[1] is None:
             raise _no_such_job(job_id)
         try:
@@ -171,9 +176,10 @@ CANCEL = (
 -- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result.
 local id = ARGV[1]
 local job = 'rq:job:' .. id
+if redis.call('TYPE', job).ok ~= 'hash' then return 'missing' end
 local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl')
 local status, queue, worker, lifetime = fields[1], fields[2], fields[3], tonumber(fields[4] or '') or 3600
-if not status then return 'missing' end
+if not status or not queue then return 'missing' end
 if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
 local now, _, iso = clock()
 redis.call('LREM', 'rq:queue:' .. queue, 1, id)
@@ -209,7 +215,7 @@ def check_job_id(job_id: str) -> str:
 
 def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
     status_of_rq, data, created_at, started_at, ended_at = fields
-    status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(), "queued")
+    status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
     return JobRecord(
         id=job_id,
         status=status,
@@ -226,7 +232,7 @@ def request_of(data: bytes) -> TextRequest | ImageRequest:
     """The request in the `data` field of RQ's job hash. Raises InvalidRequest for anything that is not ours."""
     try:
         function, instance, args, kwargs = json.loads(zlib.decompress(data))
-    except (ValueError, zlib.error, RecursionError):
+    except (ValueError, TypeError, zlib.error, RecursionError):
         raise InvalidRequest("The job's data is not JSON of ours.") from None
     if function != JOB_FUNCTION or instance is not None or kwargs or not isinstance(args, list) or len(args) != 1:
         raise InvalidRequest(f"The job asks for {function!r}; only {JOB_FUNCTION} with one request is run here.")
@@ -236,7 +242,7 @@ def request_of(data: bytes) -> TextRequest | ImageRequest:
 def _result_of(result: dict[bytes, bytes]) -> TextResult | ImageResult | None:
     try:
         return RESULT.validate_json(base64.b64decode(result[b"return_value"]))
-    except (KeyError, ValidationError):
+    except (KeyError, ValueError):
         return None
 
 
@@ -248,7 +254,10 @@ def _error_of(result: dict[bytes, bytes]) -> KamishibaiError:
 
 
 def _unix_seconds(iso: bytes | None) -> float | None:
-    return datetime.fromisoformat(iso.decode()).timestamp() if iso else None
+    try:
+        return datetime.fromisoformat(iso.decode()).timestamp() if iso else None
+    except (ValueError, OverflowError):
+        return None  # not a time that RQ wrote
 
 
 def _ring(pipe: Pipeline, queue: str) -> None:

@@ -16,8 +16,10 @@ from contracts.errors import InvalidRequest
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
+MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
+TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class _Frozen(BaseModel):
@@ -38,9 +40,9 @@ class _Body(_Frozen):
 class TextParameters(_Frozen):
     """How text is drawn; shared by the HTTP body and the job."""
 
-    max_tokens: Annotated[int, Field(ge=1, description="Tokens to generate at most.")] = 16
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Tokens to generate at most.")] = 16
     temperature: Annotated[float, Field(ge=0, le=100, description="0 takes the likeliest token.")] = 1.0
-    top_k: Annotated[int, Field(ge=0, description="Draw among the k likeliest tokens; 0 is off.")] = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT, description="Draw among the k likeliest tokens; 0 is off.")] = 0
     top_p: Annotated[float, Field(gt=0, le=1, description="Draw among the likeliest tokens of this mass.")] = 1.0
 
 
@@ -129,8 +131,8 @@ class TextRequest(TextParameters):
     schema_version: Literal[1] = 1
     target: Target
     seed: Seed
-    prompt_tokens: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
-    stop: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    prompt_tokens: Annotated[tuple[TokenId, ...], Field(min_length=1, strict=False)]
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     stream: bool = False
 
 
@@ -141,7 +143,7 @@ class ImageRequest(_Frozen):
     schema_version: Literal[1] = 1
     target: Target
     seed: Seed
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     stream: Literal[False] = False
 
 

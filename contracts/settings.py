@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -29,14 +30,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ValueError(f"port is {self.port}; it must lie between 1 and 65535")
-        for name in ("max_body_bytes", "max_wait_seconds", "max_pictures", "sync_result_seconds", "job_result_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+            raise ValueError(f"port ({variable('port')}) is {self.port}; it must lie between 1 and 65535")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not 0 < value < math.inf:
+                raise ValueError(f"{field.name} ({variable(field.name)}) is {value}; it must be greater than 0")
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that make `from_environment` give these settings again."""
-        return {ENVIRONMENT_PREFIX + field.name.upper(): str(getattr(self, field.name)) for field in fields(self)}
+        return {variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return ENVIRONMENT_PREFIX + field.upper()
 
 
 def from_environment(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -47,15 +54,12 @@ def from_environment(environment: Mapping[str, str] | None = None, **overrides: 
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for field in fields(Settings):
-        variable = ENVIRONMENT_PREFIX + field.name.upper()
-        if variable in environment:
+        if (given := environment.get(variable(field.name))) is not None:
             kind = type(getattr(Settings, field.name))
             try:
-                values[field.name] = (
-                    Path(environment[variable]) if kind is type(Path()) else kind(environment[variable])
-                )
+                values[field.name] = Path(given) if kind is type(Path()) else kind(given)
             except ValueError:
-                message = f"{variable} is {environment[variable]!r}; it must be of type {kind.__name__}"
+                message = f"{variable(field.name)} is {given!r}; it must be of type {kind.__name__}"
                 raise ValueError(message) from None
     values.update({name: value for name, value in overrides.items() if value is not None})
     return replace(Settings(), **values)

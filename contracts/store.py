@@ -14,6 +14,7 @@ from contracts.bundle import MANIFEST, Bundle, FileEntry, Manifest, sha256_of
 from contracts.errors import StoreError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _INCOMING = ".incoming-"
 
 
@@ -36,17 +37,16 @@ class Store:
         folder = self.root / check_name(name)
         if not folder.is_dir():
             return []
-        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
     def open(self, name: str, version: int | None = None, *, only: tuple[str, ...] | None = None) -> Bundle:
         """The bundle of a version, the newest by default. Raises StoreError if there is none or it is damaged."""
         versions = self.versions(name)
         if not versions or (version is not None and version not in versions):
             have = ", ".join(self.names()) if not versions else f"versions {', '.join(map(str, versions))} of it"
-            raise StoreError(
-                f"{self.root} has no model {name}{f'@{version}' if version else ''}; it has {have or 'none'}"
-            )
-        return Bundle.open(self.root / name / str(version or versions[-1]), only=only)
+            wanted = name if version is None else f"{name}@{version}"
+            raise StoreError(f"{self.root} has no model {wanted}; it has {have or 'none'}")
+        return Bundle.open(self.root / name / str(versions[-1] if version is None else version), only=only)
 
     def write(self, name: str, fill: Callable[[Path], dict[str, Any]]) -> Bundle:
         """Make the next version of a model.

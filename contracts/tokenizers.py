@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import tokenizers
 
@@ -43,8 +43,10 @@ class CharacterTokenizer:
     end_token = None
 
     def __init__(self, characters: str, unknown: UnknownPolicy = "skip") -> None:
-        if len(set(characters)) != len(characters) or not characters:
-            raise StoreError("a character tokenizer needs a list of different characters")
+        if not isinstance(characters, str) or len(set(characters)) != len(characters) or not characters:
+            raise StoreError("a character tokenizer needs a string of different characters")
+        if unknown not in get_args(UnknownPolicy):
+            raise StoreError(f"a character tokenizer's 'unknown' is 'skip' or 'error', not {unknown!r}")
         self.characters = characters
         self.unknown = unknown
         self._index = {character: index for index, character in enumerate(characters)}
@@ -86,7 +88,10 @@ class BpeTokenizer:
                 self._bytes[token] = bytes(byte_of[character] for character in piece)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError:  # the library's word for half a surrogate pair
+            raise InvalidRequest("The text holds bytes that are not UTF-8; leave them out.") from None
         return ids
 
     def token_bytes(self, token: int) -> bytes:
@@ -116,12 +121,20 @@ class Detokenizer:
 def read_tokenizer(kind: Literal["characters", "bpe"], path: Path) -> Tokenizer:
     """The tokenizer in a bundle or run folder. Raises StoreError for a file that holds none."""
     try:
+        content = path.read_bytes()
         if kind == "bpe":
-            return BpeTokenizer(tokenizers.Tokenizer.from_file(str(path)))
-        content = json.loads(path.read_bytes())
-        return CharacterTokenizer(content["characters"], content["unknown"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            return BpeTokenizer(_parse_bpe(content))
+        fields = json.loads(content)
+        return CharacterTokenizer(fields["characters"], fields["unknown"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, StoreError) as error:
         raise StoreError(f"{path} is not a tokenizer of kind {kind!r}: {error}") from None
+
+
+def _parse_bpe(content: bytes) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(error) from None
 
 
 def _byte_of_character() -> dict[str, int]:

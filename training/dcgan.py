@@ -39,22 +39,25 @@ def train_dcgan(
     folder: Path,
     recipe: DcganRecipe | None = None,
     *,
-    device: str = "cpu",
     show_progress: bool = True,
 ) -> Path:
     """Train on pictures (count, size, size, channels) and write the run folder, which holds the generator.
 
-    Raises StoreError for a folder that exists already and for pictures that are not square or fewer than one batch.
+    Raises StoreError for a folder that exists already, for pictures of a size that cannot be drawn and for fewer than
+    one batch of them.
     """
     run, recipe = RunFolder(folder), recipe or DcganRecipe()
     count, height, width, channels = pictures.shape
     if height != width or count < recipe.batch:
         raise StoreError(f"there are {count} pictures of {width}x{height}; give {recipe.batch} or more square ones")
-    config = DcganConfig(height, recipe.latent, recipe.width, channels)
-    real = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (count, channels, H, W)
+    try:
+        config = DcganConfig(height, recipe.latent, recipe.width, channels)
+    except ValueError as error:
+        raise StoreError(f"pictures of {width}x{height} cannot be learnt: {error}") from None
+    real = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1  # (count, channels, H, W)
     progress = Progress(folder.name, recipe.steps, show_progress)
-    with seeded(recipe.seed, device):
-        drawing, judging = generator(config).to(device), discriminator(config).to(device)
+    with seeded(recipe.seed):
+        drawing, judging = generator(config), discriminator(config)
         kept = _fit(drawing, judging, real, recipe, progress)
     description = RunDescription(
         family="dcgan",
@@ -76,8 +79,8 @@ def _fit(
     draw_step = torch.optim.Adam(drawing.parameters(), recipe.learning_rate, recipe.betas)
     judge_step = torch.optim.Adam(judging.parameters(), recipe.learning_rate, recipe.betas)
     for _ in progress:
-        real = pictures[torch.randint(len(pictures), (recipe.batch,)).to(pictures.device)]
-        drawn = drawing(torch.randn(recipe.batch, recipe.latent, 1, 1).to(pictures.device))
+        real = pictures[torch.randint(len(pictures), (recipe.batch,))]
+        drawn = drawing(torch.randn(recipe.batch, recipe.latent, 1, 1))
         # 1. The discriminator learns to tell them apart.
         judge_loss = _loss(judging(real), recipe.real_target) + _loss(judging(drawn.detach()), 0.0)
         judge_step.zero_grad()

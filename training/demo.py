@@ -1,4 +1,4 @@
-"""The three small runs of `kamishibai demo`: each trains on data made here, in well under a minute on two cores."""
+"""The three small runs of `kamishibai demo`: each on data made here; about a minute on two cores, all together."""
 
 from __future__ import annotations
 

@@ -43,7 +43,6 @@ def train_gpt2(
     recipe: Gpt2Recipe | None = None,
     *,
     example_prompt: str = "In the year",
-    device: str = "cpu",
     show_progress: bool = True,
 ) -> Path:
     """Train tokenizer and model on texts and write the run folder.
@@ -60,9 +59,9 @@ def train_gpt2(
         heads=recipe.heads,
     )
     progress = Progress(folder.name, recipe.steps, show_progress)
-    with seeded(recipe.seed, device):
-        model = Gpt2(config).to(device)
-        _fit(model, _batches(tokenizer, texts, recipe, device), recipe, progress)
+    with seeded(recipe.seed):
+        model = Gpt2(config)
+        _fit(model, _batches(tokenizer, texts, recipe), recipe, progress)
     description = RunDescription(
         family="gpt2",
         task="text",
@@ -90,7 +89,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> BpeTokenizer:
     return BpeTokenizer(tokenizer, END)
 
 
-def _batches(tokenizer: BpeTokenizer, texts: Sequence[str], recipe: Gpt2Recipe, device: str) -> Iterator[Tensor]:
+def _batches(tokenizer: BpeTokenizer, texts: Sequence[str], recipe: Gpt2Recipe) -> Iterator[Tensor]:
     """Packed blocks without end, each batch (rows, context_tokens + 1).
 
     A block begins with a text, as a prompt does, and goes on with the texts behind it, each closed by the end token.
@@ -103,10 +102,10 @@ def _batches(tokenizer: BpeTokenizer, texts: Sequence[str], recipe: Gpt2Recipe, 
     block = recipe.context_tokens + 1
     if len(packed) < block:
         raise StoreError(f"the texts have {len(packed)} tokens; one block of this recipe needs {block}")
-    stream = torch.tensor(packed + packed[:block], device=device)
-    starts, offsets = torch.tensor(begins, device=device), torch.arange(block, device=device)
+    stream = torch.tensor(packed + packed[:block])
+    starts, offsets = torch.tensor(begins), torch.arange(block)
     while True:
-        chosen = starts[torch.randint(len(begins), (recipe.rows, 1)).to(device)]
+        chosen = starts[torch.randint(len(begins), (recipe.rows, 1))]
         yield stream[chosen + offsets]
 
 

@@ -35,7 +35,6 @@ def train_lstm(
     recipe: LstmRecipe | None = None,
     *,
     example_prompt: str = "The ",
-    device: str = "cpu",
     show_progress: bool = True,
 ) -> Path:
     """Train on a text and write the run folder.
@@ -44,11 +43,11 @@ def train_lstm(
     """
     run, recipe = RunFolder(folder), recipe or LstmRecipe()
     tokenizer = CharacterTokenizer("".join(sorted(set(corpus))))
-    rows = _lay_out(tokenizer.encode(corpus), recipe).to(device)
+    rows = _lay_out(tokenizer.encode(corpus), recipe)
     config = LstmConfig(tokenizer.vocabulary_size, recipe.layers)
     progress = Progress(folder.name, recipe.steps, show_progress)
-    with seeded(recipe.seed, device):
-        model = LstmLanguageModel(config, recipe.dropout).to(device)
+    with seeded(recipe.seed):
+        model = LstmLanguageModel(config, recipe.dropout)
         _fit(model, rows, recipe, progress)
     description = RunDescription(
         family="lstm",

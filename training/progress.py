@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 
 @contextmanager
-def seeded(seed: int, device: str) -> Iterator[None]:
-    """Inside, torch's generators start from `seed`; afterwards they are as they were before."""
-    with torch.random.fork_rng(devices=[] if device == "cpu" else [torch.device(device)]):
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's generator starts from `seed`; afterwards it is as it was before."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 

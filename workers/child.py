@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -53,7 +54,11 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         order = json.dumps({**self._order, "socket": theirs.fileno()})
-        self._process = subprocess.Popen([*python_module("workers.engine_child"), order], pass_fds=[theirs.fileno()])
+        self._process = subprocess.Popen(
+            [*python_module("workers.engine_child"), order],
+            env={"OMP_WAIT_POLICY": "passive", **os.environ},  # spinning threads starve the server and each other
+            pass_fds=[theirs.fileno()],
+        )
         theirs.close()
         self._channel = Channel(ours, blocking=False)
         log.info("engine child %d started", self._process.pid)
@@ -86,7 +91,8 @@ class Child:
             except subprocess.TimeoutExpired:  # stuck in its driver; the kernel lets go of it when it can
                 status = -signal.SIGKILL
         self._process = None
-        self._next_start = time.monotonic() + min(0.2 * 2**self._failures - 0.2, _LONGEST_BACKOFF_SECONDS)
+        doublings = min(self._failures, 10)  # 2**1024 is no float
+        self._next_start = time.monotonic() + min(0.2 * 2**doublings - 0.2, _LONGEST_BACKOFF_SECONDS)
         self._failures += 1
         return status
 

@@ -18,10 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from contracts.errors import StoreError
 
 log = logging.getLogger("kamishibai.redis")
+
+Durability = Literal["second", "always"]
 
 DATA_FOLDER = ".redis"
 _LOCK = ".lock"
@@ -30,13 +33,15 @@ _LOCK = ".lock"
 class EmbeddedRedis:
     """The command of the server and what belongs to it; the supervisor runs it."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, durability: Durability = "second") -> None:
+        """`durability` "always" syncs each write before it is acknowledged, "second" once a second."""
+        self._durability = durability
+        self._binary = find_server()
         self._data = (store / DATA_FOLDER).resolve()
         self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = Path(
             tempfile.mkdtemp(prefix="kamishibai-")
         )  # mode 700, and short: a socket's path has 107 bytes
-        self._binary = find_server()
 
     @property
     def url(self) -> str:
@@ -49,7 +54,7 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self._data),
             "appendonly": "yes",
-            "appendfsync": "no",
+            "appendfsync": "always" if self._durability == "always" else "no",
             "save": "",
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",

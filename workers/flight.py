@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from typing import Any
@@ -119,5 +120,8 @@ def take_off(lease: Lease, bundle: Bundle) -> Flight:
     if request.target.queue_name != lease.queue or request.task != bundle.manifest.task:
         raise InvalidRequest(f"The job asks for {request.target.queue_name} but lay on the queue {lease.queue}.")
     if isinstance(request, TextRequest):
+        known = bundle.manifest.config.get("vocabulary_size", math.inf)
+        if max(request.prompt_tokens) >= known:  # would end the engine child, and with it the whole batch
+            raise InvalidRequest(f"The job's prompt holds token {max(request.prompt_tokens)}; the model has {known}.")
         return TextFlight(lease, request, bundle.tokenizer())
     return ImageFlight(lease, request, bundle.manifest.limits.picture_pixels or (0, 0))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from redis import Redis
 from rq.utils import as_text
@@ -80,7 +81,7 @@ class Leases:
             self._claim, self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
         )
         return [
-            Lease(as_text(job), as_text(execution), as_text(queue), data or b"", float(timeout or 0) or float("inf"))
+            Lease(as_text(job), as_text(execution), as_text(queue), data or b"", _seconds(timeout))
             for job, execution, queue, data, timeout, _ in rows
         ]
 
@@ -133,7 +134,8 @@ class Leases:
         lock_milliseconds = int(JANITOR_SECONDS * 1000) - 500
         if not self._redis.set(keys.JANITOR, self._worker, nx=True, px=lock_milliseconds):
             return 0, 0
-        found = (_OURS.fullmatch(as_text(key)) for key in self._redis.smembers("rq:queues"))
+        known = cast(set[bytes], self._redis.smembers("rq:queues"))
+        found = (_OURS.fullmatch(key.decode(errors="replace")) for key in known)
         queues = sorted(match[1] for match in found if match)
         error = LeaseLost("The workers that ran this job disappeared, and no attempt is left; send the request again.")
         again, failed = self._call(self._recover, scripts.MOST_JOBS, encode_failure(error), *queues)
@@ -141,6 +143,15 @@ class Leases:
 
     def _call(self, script: Any, *args: Any) -> Any:
         return script(keys=[], args=args)
+
+
+def _seconds(timeout: bytes) -> float:
+    """RQ's timeout of a job: none, or one that no clock can measure, is no limit."""
+    try:
+        seconds = float(timeout)
+    except ValueError:
+        return math.inf
+    return seconds if seconds > 0 else math.inf
 
 
 def _ids(lease: Lease) -> tuple[str, str, str]:

@@ -206,6 +206,10 @@ for i = 3, #ARGV do
   local queue = ARGV[i]
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', 'rq:wip:' .. queue, 0, now - 1, 'LIMIT', 0, most)) do
     local id, execution = string.match(entry, '^([^:]*):(.*)$')
+    if not id then                                         -- an entry that no RQ of ours wrote
+      redis.call('ZREM', 'rq:wip:' .. queue, entry)
+      id, execution = '', ''
+    end
     local job = 'rq:job:' .. id
     redis.call('ZREM', 'rq:executions:' .. id, execution)
     if redis.call('HGET', job, 'status') == 'started' and redis.call('ZCARD', 'rq:executions:' .. id) == 0 then

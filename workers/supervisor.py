@@ -46,11 +46,11 @@ class Part:
         return self.process is not None and self.process.poll() is not None
 
     def note_death(self) -> None:
-        """Set the time of its next start: at once after a steady run, then 0.2, 0.4, ... 10 s."""
+        """Set the time of its next start: 0.1 s after a steady run, then 0.2, 0.4, ... 10 s."""
         status = self.process.returncode if self.process else 0
         if time.monotonic() - self.started_at > _STEADY_SECONDS:
             self.failures = 0
-        delay = min(0.1 * 2**self.failures, _LONGEST_BACKOFF_SECONDS)
+        delay = min(0.1 * 2 ** min(self.failures, 10), _LONGEST_BACKOFF_SECONDS)  # 2**1024 is no float
         self.failures += 1
         self.next_start = time.monotonic() + delay
         self.process = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,11 @@ def test_the_readmes_examples_do_what_it_says(start_product, demo_store, example
     def run(example: str) -> str:
         command = example.replace("127.0.0.1:8000", f"127.0.0.1:{product.port}")
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [shutil.which("bash"), "-euo", "pipefail", "-c", command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

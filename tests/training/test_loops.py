@@ -99,10 +99,12 @@ def test_a_failed_run_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_data_is_refused_with_what_is_needed(tmp_path):
+def test_data_that_cannot_be_used_is_refused_with_what_is_needed(tmp_path):
     with pytest.raises(StoreError, match="has 5 characters; this recipe needs 2080"):
         train_lstm("Hello", tmp_path / "lstm")
     with pytest.raises(StoreError, match="one block of this recipe needs 257"):
         train_gpt2(["Hello"], tmp_path / "gpt2")
     with pytest.raises(StoreError, match="there are 3 pictures of 16x16; give 128 or more"):
         train_dcgan(draw_faces(3, 16), tmp_path / "dcgan")
+    with pytest.raises(StoreError, match="24x24 cannot be learnt: size is 24; it must be a power of two"):
+        train_dcgan(draw_faces(128, 24), tmp_path / "dcgan")

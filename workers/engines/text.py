@@ -17,6 +17,8 @@ from models.runtimes import PREFILL_CHUNK, TextBackend, row_bucket
 from models.sampling import BatchSampling, RowSampling, draw
 from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Request
 
+COLDEST = 1e-6  # below, only the likeliest token is drawn, and logits / temperature would leave fp32
+
 
 @dataclass
 class _Row:
@@ -42,7 +44,8 @@ class _Row:
 
     def sampling(self) -> RowSampling:
         request = self.request
-        return RowSampling(request.temperature, request.top_k, request.top_p, request.seed, row=0)
+        temperature = request.temperature if request.temperature >= COLDEST else 0.0
+        return RowSampling(temperature, request.top_k, request.top_p, request.seed, row=0)
 
 
 class TextEngine:

@@ -1,0 +1,20 @@
+"""The benchmark scripts keep running; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_the_engine_benchmark_prints_a_table_and_json():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "engines.py"), "--quick"], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])["results"]
+    assert len(results) == 4
+    assert all(result["engine"] > 0 and result["peer"] > 0 for result in results)
