@@ -40,7 +40,7 @@ def wait_for_redis(url: str) -> None:
             connection.ping()
             return
         except RedisError as error:
-            log.warning("Redis at %s cannot be reached (%s); trying again", url, error)
+            log.warning("Redis cannot be reached (%s); trying again", error)
             time.sleep(0.5)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+BASH = shutil.which("bash") or "/bin/bash"
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -27,14 +28,14 @@ def test_the_readmes_examples_do_what_it_says(start_product, demo_store, example
     def run(example: str) -> str:
         command = example.replace("127.0.0.1:8000", f"127.0.0.1:{product.port}")
         done = subprocess.run(
-            [shutil.which("bash"), "-euo", "pipefail", "-c", command],
+            [BASH, "-euo", "pipefail", "-c", command],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return str(done.stdout)
 
     text, streamed, picture, job, operations = examples
     completion = json.loads(run(text))

@@ -44,12 +44,13 @@ def expected(store):
         model = models[body["model"]]
         target = model.bundle.target()
         if body["model"] == "faces":
-            return model.run(ImageRequest(target=target, seed=number, count=body["n"])).pictures
+            pictures = model.pictures(ImageRequest(target=target, seed=number, count=body["n"]))
+            return [base64.b64encode(picture).decode() for picture in pictures]
         fields = {key: value for key, value in body.items() if key in {"max_tokens", "temperature", "top_k", "top_p"}}
         if "temperature" in fields:
             fields["temperature"] = float(fields["temperature"])
         tokens = tuple(model.bundle.tokenizer().encode(body["prompt"]))
-        return model.run(TextRequest(target=target, seed=number, prompt_tokens=tokens, **fields)).text
+        return model.text(TextRequest(target=target, seed=number, prompt_tokens=tokens, **fields)).text
 
     return alone
 

@@ -20,7 +20,7 @@ def bundles(store):
 
 def engine_of(bundle, call_seconds=0.02):
     engine = load_engine(bundle, "pytorch:fp32", torch.device("cpu"))
-    engine._call_seconds = call_seconds
+    vars(engine)["_call_seconds"] = call_seconds
     return engine
 
 
@@ -43,14 +43,14 @@ def text_request(bundle, number):
 def run_all(engine, requests, arrivals):
     """Run requests, number i entering before call arrivals[i]. Returns tokens or pixels by request."""
     scheduler = Scheduler({"model": engine})
-    output = {name: [] for name in requests}
-    done = {}
+    output: dict[str, list[object]] = {name: [] for name in requests}
+    done: dict[str, object] = {}
     call = 0
     while len(done) < len(requests):
         for name, request in requests.items():
             if arrivals[name] == call:
                 scheduler.submit("model", name, request)
-        scheduler.admit(lambda name, error: done.setdefault(name, error))
+        scheduler.admit(done.__setitem__)
         for _ in scheduler.due():
             for event in engine.collect(engine.launch()).events:
                 if isinstance(event, Delta):
@@ -67,7 +67,7 @@ def run_all(engine, requests, arrivals):
 def test_texts_are_the_same_alone_and_in_any_company(bundles, name):
     bundle = bundles[name]
     requests = {str(number): text_request(bundle, number) for number in range(40)}
-    alone = {}
+    alone: dict[str, list[object]] = {}
     engine = engine_of(bundle)
     for number, request in requests.items():
         alone |= run_all(engine, {number: request}, {number: 0})[0]
@@ -82,7 +82,7 @@ def test_pictures_are_the_same_alone_and_in_any_company(bundles):
     bundle = bundles["faces"]
     requests = {str(n): ImageRequest(target=bundle.target(), seed=n * 7, count=1 + n % 9) for n in range(30)}
     engine = engine_of(bundle)
-    alone = {}
+    alone: dict[str, list[object]] = {}
     for number, request in requests.items():
         alone |= run_all(engine, {number: request}, {number: 0})[0]
     assert [len(alone[number]) for number in requests] == [request.count for request in requests.values()]
@@ -140,7 +140,7 @@ def test_requests_wait_for_a_slot_instead_of_failing(bundles):
 
 
 def test_a_request_for_the_other_task_is_refused_by_name(bundles):
-    refused = {}
+    refused: dict[str, Exception] = {}
     scheduler = Scheduler({"model": engine_of(bundles["faces"])})
     scheduler.submit("model", "wrong", text_request(bundles["lstm"], 0))
     scheduler.submit("model", "right", ImageRequest(target=bundles["faces"].target(), seed=1, count=1))

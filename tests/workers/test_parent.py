@@ -210,7 +210,9 @@ def test_a_payload_that_is_not_ours_fails_alone(start_worker, jobs, request_of, 
     while planted.get_status() != "failed":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert "only workers.tasks.perform" in planted.latest_result().exc_string
+    result = planted.latest_result()
+    assert result is not None
+    assert "only workers.tasks.perform" in (result.exc_string or "")
 
 
 def test_a_stock_rq_worker_runs_the_same_jobs(jobs, request_of, wait_ended, local, redis_url, store):

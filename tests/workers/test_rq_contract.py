@@ -28,7 +28,7 @@ def books(connection, job_id):
     for key in sorted(connection.scan_iter("rq:*")):
         name = key.decode().replace(job_id, "<job>")
         kind = connection.type(key).decode()
-        content = None
+        content: object = None
         if kind == "hash":
             content = {field.decode() for field in connection.hkeys(key)}
         elif kind == "stream":
@@ -97,10 +97,14 @@ def test_rq_itself_can_read_what_we_leave(connection, jobs, request_):
     finished = Job.fetch(run_ours(connection, jobs, request_), connection=connection, serializer=JSONSerializer)
     assert finished.get_status() == "finished"
     assert finished.return_value() == {"task": "image", "count": 1, "pictures": ["x"]}
+    assert finished.started_at is not None
+    assert finished.ended_at is not None
     assert finished.started_at <= finished.ended_at
     failed = Job.fetch(run_ours(connection, jobs, request_, "failed"), connection=connection, serializer=JSONSerializer)
     assert failed.get_status() == "failed"
-    assert "it broke" in failed.latest_result().exc_string
+    result = failed.latest_result()
+    assert result is not None
+    assert "it broke" in (result.exc_string or "")
     name = request_.target.queue_name
     registries = [
         registry(name, connection=connection, serializer=JSONSerializer).get_job_ids()
