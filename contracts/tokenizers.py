@@ -77,7 +77,8 @@ class BpeTokenizer:
             raise StoreError("only byte-level BPE tokenizers (GPT-2's kind) can be used")
         self._tokenizer = tokenizer
         self.end_token: int | None = tokenizer.token_to_id(end_token)
-        self.vocabulary_size: int = tokenizer.get_vocab_size()
+        # Ids may have gaps; what counts is the largest.
+        self.vocabulary_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
         added = tokenizer.get_added_tokens_decoder()
         self._bytes = [b""] * (max(tokenizer.get_vocab().values()) + 1)
         byte_of = _byte_of_character()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -56,7 +55,6 @@ class Child:
         order = json.dumps({**self._order, "socket": theirs.fileno()})
         self._process = subprocess.Popen(
             [*python_module("workers.engine_child"), order],
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},  # spinning threads starve the server and each other
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
