@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ class Progress:
     def __iter__(self) -> Iterator[int]:
         """The steps 0 .. steps - 1."""
         begin = time.perf_counter()
-        with tqdm(total=self.steps, desc=self.name, unit="step", disable=not self.show) as bar:
+        interval = 0.1 if sys.stderr.isatty() else 5.0  # a log file wants no animation
+        with tqdm(total=self.steps, desc=self.name, unit="step", disable=not self.show, mininterval=interval) as bar:
             for step in range(self.steps):
                 yield step
                 bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in self.losses.items()}, refresh=False)
