@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 import urllib.error
@@ -37,6 +38,7 @@ def run_everything(
     durability: Durability,
 ) -> None:
     """Until Ctrl-C or SIGTERM. Raises StoreError, ValueError."""
+    check_address(from_environment(host=host, port=port))
     with store_lock(store):
         make_demo_models_if_empty(store)
         embedded = None if redis_url else EmbeddedRedis(store, durability)
@@ -52,6 +54,19 @@ def run_everything(
         finally:
             if embedded:
                 embedded.clean_up()
+
+
+def check_address(settings: Settings) -> None:
+    """Raises ValueError that names the remedy where the server could not listen: better now than after a restart loop."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose others with --host and --port"
+        ) from None
 
 
 def make_demo_models_if_empty(store: Path) -> None:

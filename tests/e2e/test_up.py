@@ -174,3 +174,15 @@ def test_several_workers_share_one_queue(start_product, expected):
         assert status == 200, answer
         assert content_of(answer) == expected(number)
     assert base64.b64decode(content_of(answers[2][1])[0]).startswith(b"\x89PNG")
+
+
+def test_a_port_in_use_is_named_at_once(product, demo_store):
+    second = subprocess.run(
+        [sys.executable, "-P", "-m", "cli.main", "up", "--store", str(demo_store.root), "--port", str(product.port)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert second.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{product.port}" in second.stderr
+    assert "--port" in second.stderr
