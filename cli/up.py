@@ -57,7 +57,7 @@ def run_everything(
 
 
 def check_address(settings: Settings) -> None:
-    """Raises ValueError that names the remedy where the server could not listen: better now than after a restart loop."""
+    """Raises ValueError that names the remedy where the server could not listen: now, not after a restart loop."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:
