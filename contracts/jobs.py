@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 
 from contracts import keys
 from contracts.errors import InvalidRequest, KamishibaiError, NotFound, from_record
-from contracts.lua import CLOCK
+from contracts.lua import CLOCK, EXPIRE_TEXTS
 from contracts.requests import ImageRequest, TextRequest, parse_request
 from contracts.results import RESULT, ImageResult, TextResult
 
@@ -132,9 +132,9 @@ class JobQueue:
             raise NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
         return [base64.b64encode(picture).decode() for picture in stored]
 
-    def text_from(self, job_id: str, offset: int) -> str:
-        """A streaming job's text so far, from a byte offset on."""
-        return cast(bytes, self._redis.getrange(keys.text(job_id), offset, -1)).decode()
+    def text_from(self, job_id: str, choice: int, offset: int) -> str:
+        """The text of a streaming job's choice so far, from a byte offset on."""
+        return cast(bytes, self._redis.getrange(keys.text(job_id, choice), offset, -1)).decode()
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a queued or running job; False if it has ended already. Raises NotFound."""
@@ -148,7 +148,9 @@ class JobQueue:
         """Forget an ended job and all that belongs to it."""
         queue = record.request.target.queue_name
         with self._redis.pipeline() as pipe:
-            pipe.delete(_job_key(record.id), _results_key(record.id), keys.text(record.id))
+            choices = record.request.n if isinstance(record.request, TextRequest) else 0
+            texts = [keys.text(record.id, choice) for choice in range(choices)]
+            pipe.delete(_job_key(record.id), _results_key(record.id), *texts)
             if isinstance(record.result, ImageResult) and record.result.pictures_key:
                 pipe.delete(record.result.pictures_key)
             for registry in ("finished", "failed", "canceled"):
@@ -171,6 +173,7 @@ class JobQueue:
 
 CANCEL = (
     CLOCK
+    + EXPIRE_TEXTS
     + """
 -- ARGV: job id. Returns 'cancelled', 'ended' or 'missing'.
 -- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result.
@@ -192,7 +195,7 @@ redis.call('DEL', 'rq:executions:' .. id)
 redis.call('HSET', job, 'status', 'canceled', 'ended_at', iso)
 redis.call('ZADD', 'rq:canceled:' .. queue, math.floor(now), id)
 redis.call('EXPIRE', job, lifetime)
-redis.call('EXPIRE', 'kamishibai:text:' .. id, lifetime)
+expire_texts(id, lifetime)
 if status == 'started' and worker and worker ~= '' then
   redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
 end

@@ -3,12 +3,12 @@
 kamishibai:bell:<queue>               list    one token while a queue may hold work; workers wait on it
 kamishibai:worker:<worker>            string  JSON: what a worker serves and its counters (contracts.announcements)
 kamishibai:workers                    set     names of workers that have announced themselves
-kamishibai:text:<job>                 string  text of a streaming job so far, UTF-8
+kamishibai:text:<job>:<choice>        string  text of a streaming job's choice so far, UTF-8
 kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
 kamishibai:janitor                    string  lock of the worker parent that looks for lost leases
 
 channel kamishibai:ended              JSON list of job ids that have reached a terminal state
-channel kamishibai:deltas             JSON list of [job id, byte offset, text]
+channel kamishibai:deltas             JSON list of [job id, choice, byte offset, text]
 channel rq:pubsub:<worker>            RQ's own: {"command": "stop-job", "job_id": ...}
 """
 
@@ -35,8 +35,8 @@ def worker(name: str) -> str:
     return f"{PREFIX}worker:{name}"
 
 
-def text(job_id: str) -> str:
-    return f"{PREFIX}text:{job_id}"
+def text(job_id: str, choice: int) -> str:
+    return f"{PREFIX}text:{job_id}:{choice}"
 
 
 def pictures(job_id: str, execution_id: str) -> str:

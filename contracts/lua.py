@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contracts.requests import MAX_CHOICES
+
 # clock() -> seconds as a float, the same with microseconds as RQ writes a timestamp, and RQ's ISO form in UTC.
 # Redis' Lua has no os.date; the date is made from the day number by Howard Hinnant's `civil_from_days`.
 CLOCK = """
@@ -29,5 +31,12 @@ local function ring(queue)
   local bell = 'kamishibai:bell:' .. queue
   if redis.call('LLEN', bell) == 0 then redis.call('RPUSH', bell, '1') end
   redis.call('EXPIRE', bell, 3600)
+end
+"""
+
+# expire_texts(id, seconds): give the texts of a streaming job their lifetime.
+EXPIRE_TEXTS = f"""
+local function expire_texts(id, seconds)
+  for choice = 0, {MAX_CHOICES - 1} do redis.call('EXPIRE', 'kamishibai:text:' .. id .. ':' .. choice, seconds) end
 end
 """

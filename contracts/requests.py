@@ -7,6 +7,7 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -16,10 +17,17 @@ from contracts.errors import InvalidRequest
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 64
+MAX_LOGPROBS = 20
+MAX_CHOICES = 16
+MAX_BIASES = 1024
 MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIdText = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # JSON's keys are text
 
 
 class _Frozen(BaseModel):
@@ -38,32 +46,62 @@ class _Body(_Frozen):
 
 
 class TextParameters(_Frozen):
-    """How text is drawn; shared by the HTTP body and the job."""
+    """How text is drawn; shared by the HTTP body and the job. docs/api.md explains each field."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Tokens to generate at most.")] = 16
     temperature: Annotated[float, Field(ge=0, le=100, description="0 takes the likeliest token.")] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT, description="Draw among the k likeliest tokens; 0 is off.")] = 0
+    top_k: Annotated[int, Field(ge=0, description="Draw among the k likeliest tokens; 0 is off.")] = 0
     top_p: Annotated[float, Field(gt=0, le=1, description="Draw among the likeliest tokens of this mass.")] = 1.0
+    min_p: Annotated[
+        float, Field(ge=0, le=1, description="Draw only tokens at least this likely, as a share of the likeliest's.")
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, Field(gt=0, le=100, description="Divides the logits of tokens in prompt and output; 1 is off.")
+    ] = 1.0
+    presence_penalty: Annotated[
+        float, Field(ge=-2, le=2, description="Subtracted from the logits of tokens that were written.")
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, Field(ge=-2, le=2, description="Subtracted for each time that a token was written.")
+    ] = 0.0
+    no_repeat_ngram_size: Annotated[
+        int, Field(ge=0, le=64, description="No sequence of this many tokens is written twice; 0 is off.")
+    ] = 0
+    ignore_eos: Annotated[bool, Field(description="Write on after the end token.")] = False
+    echo: Annotated[bool, Field(description="The answer begins with the prompt.")] = False
+    logprobs: (
+        Annotated[
+            int, Field(ge=0, le=MAX_LOGPROBS, description="Log-probabilities of each token and of this many likeliest.")
+        ]
+        | None
+    ) = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES, description="Texts; text i is drawn from (seed, i).")] = 1
+
+
+LogitBias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class CompletionBody(_Body, TextParameters):
-    """Body of POST /v1/completions. OpenAI's other fields are accepted at their defaults."""
+    """Body of POST /v1/completions. OpenAI's other fields are accepted at their defaults.
+
+    `max_new_tokens`, `max_length` and `min_length` mean what they mean in `transformers`: the lengths count the prompt.
+    """
 
     model: str | None = None
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=0, description="Tokens to generate at most; 0 only with echo.")] | None = None
+    max_new_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, description="Tokens before which the text does not end.")] | None = None
+    min_length: Annotated[int, Field(ge=0)] | None = None
+    logit_bias: Annotated[dict[TokenIdText, LogitBias], Field(max_length=MAX_BIASES)] = {}
     stop: str | list[str] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = []
     seed: Seed | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    n: Literal[1] = 1
-    best_of: Literal[1] = 1
-    echo: Literal[False] = False
-    logprobs: None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
     suffix: None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
     @field_validator("stop")
     @classmethod
@@ -73,11 +111,31 @@ class CompletionBody(_Body, TextParameters):
             raise ValueError(f"give at most {MAX_STOPS} stop strings of 1 to {MAX_STOP_CHARACTERS} characters")
         return value
 
+    @model_validator(mode="after")
+    def _lengths_are_given_once(self) -> CompletionBody:
+        if sum(value is not None for value in (self.max_tokens, self.max_new_tokens, self.max_length)) > 1:
+            raise ValueError("give only one of max_tokens, max_new_tokens and max_length")
+        if self.min_tokens is not None and self.min_length is not None:
+            raise ValueError("give only one of min_tokens and min_length")
+        if self.best_of is not None and self.best_of != self.n:
+            raise ValueError(f"best_of is {self.best_of}; only n ({self.n}) can be had")
+        return self
+
     def stops(self) -> tuple[str, ...]:
         """The stop strings as a tuple, however they were given."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def most_tokens(self, prompt_tokens: int) -> int:
+        """Tokens to generate at most, behind a prompt of this many; below 0 where max_length is shorter than that."""
+        if self.max_length is not None:
+            return self.max_length - prompt_tokens
+        return next((value for value in (self.max_tokens, self.max_new_tokens) if value is not None), 16)
+
+    def fewest_tokens(self, prompt_tokens: int) -> int:
+        """Tokens to generate at least."""
+        return self.min_tokens or max(0, (self.min_length or 0) - prompt_tokens)
 
 
 class StreamOptions(_Frozen):
@@ -128,11 +186,17 @@ class TextRequest(TextParameters):
     """A text job: token ids in, token ids out."""
 
     task: Literal["text"] = "text"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     target: Target
     seed: Seed
     prompt_tokens: Annotated[tuple[TokenId, ...], Field(min_length=1, strict=False)]
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    logit_bias: Annotated[
+        tuple[Annotated[tuple[TokenId, LogitBias], Field(strict=False)], ...], Field(strict=False)
+    ] = ()
+    stop: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(strict=False)] = ()
     stream: bool = False
 
 
@@ -163,7 +227,8 @@ def describe(error: ValidationError, limit: int = 3) -> str:
     """What is wrong, with field and value, in one line."""
     parts = []
     for fault in error.errors(include_url=False)[:limit]:
-        field = ".".join(str(part) for part in fault["loc"]) or "body"
+        # pydantic names the branches of a union by their types; people do not.
+        field = ".".join(str(part) for part in fault["loc"] if not re.search(r"constrained|\[", str(part))) or "body"
         if fault["type"] == "extra_forbidden":
             parts.append(f"'{field}' is not a field of this request; remove it")
         elif fault["type"] == "missing":

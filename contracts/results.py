@@ -13,16 +13,35 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class TextResult(_Frozen):
-    task: Literal["text"] = "text"
+class Logprobs(_Frozen):
+    """OpenAI's legacy shape: one entry per token, the prompt's first where it is echoed.
+
+    The first token of a prompt has no log-probability: nothing comes before it.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]  # characters of the choice's text before the token
+
+
+class Choice(_Frozen):
+    """One text. `text` begins with the prompt where it is echoed."""
+
     text: str
     finish_reason: FinishReason
+    tokens: int  # how many were generated
+    logprobs: Logprobs | None = None
+
+
+class TextResult(_Frozen):
+    task: Literal["text"] = "text"
+    choices: list[Choice]
     prompt_tokens: int
-    completion_tokens: int
 
 
 class ImageResult(_Frozen):
-    """Pictures are base64 PNG, inline or, where a worker of ours drew them, as a list under `pictures_key` of Redis."""
+    """Pictures are base64 PNG, inline or, where a worker of ours drew them, as PNG files under `pictures_key` in Redis."""
 
     task: Literal["image"] = "image"
     count: int

@@ -1,13 +1,15 @@
 """Drawing the next token: vectorised over the batch, every row with its own settings and its own noise.
 
-A row's draw depends on its logits, its settings and (seed, row, token index) alone. Thresholds keep all candidates that
-tie, so that no ordering inside a library call can matter. Order of the warpers as in `transformers`: temperature,
-top-k, top-p. Tokens are drawn by inverting the CDF in index order with one uniform, which fits engines whose logits are
-equal bit for bit in every batch.
+A row's draw depends on its logits, its settings, its tokens so far and (seed, row, token index) alone. Thresholds keep
+all candidates that tie, so that no ordering inside a library call can matter, and a setting that is off leaves a row's
+bits as they are. Order as in `transformers`: bias, repetition penalty (then OpenAI's presence and frequency penalties),
+no-repeat n-grams, minimum length; temperature, top-k, top-p, min-p. Tokens are drawn by inverting the CDF in index order
+with one uniform, which fits engines whose logits are equal bit for bit in every batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,63 +19,132 @@ from torch import Tensor
 
 from models.noise import uniforms
 
+_FIRST_CANDIDATES = 256  # how many of the likeliest tokens top-p looks at before it looks at more
+
 
 @dataclass(frozen=True)
 class RowSampling:
-    """One row's settings. `temperature` 0 takes the likeliest token, `top_k` 0 and `top_p` 1 are off."""
+    """One row's settings. The defaults are off; `temperature` 0 takes the likeliest token.
 
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    row: int
+    Token ids in `logit_bias` and `ending_tokens` must be smaller than the vocabulary.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    ending_tokens: tuple[int, ...] = ()  # not drawn among the first `min_tokens` tokens
+    seed: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class RowState:
+    """A row's settings and its tokens so far."""
+
+    sampling: RowSampling
+    prompt: Sequence[int] = ()
+    output: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One step: token ids (rows,) int64 and the scores (rows, vocabulary) they were drawn by, before temperature."""
+
+    tokens: Tensor
+    scores: Tensor
 
 
 class BatchSampling:
-    """The settings of all rows of a batch as tensors, made when the batch changes and used for many steps."""
+    """The settings of all rows of a batch as tensors: made when the batch changes, told of each step's tokens."""
 
-    def __init__(self, rows: list[RowSampling | None], device: torch.device) -> None:
+    def __init__(self, rows: Sequence[RowState | None], vocabulary_size: int, device: torch.device) -> None:
         """`rows[i]` is None where row i holds no request; such a row draws something that nobody reads."""
-        settings = [row or RowSampling(0.0, 0, 1.0, 0, 0) for row in rows]
+        states = [row or RowState(RowSampling()) for row in rows]
+        settings = [state.sampling for state in states]
+        self.rows = len(states)
         self.greedy_only = all(row.temperature == 0 for row in settings)
         self.greedy = torch.tensor([row.temperature == 0 for row in settings], device=device)
-        self.temperature = torch.tensor([[row.temperature or 1.0] for row in settings], device=device)
+        self.temperature = _column([row.temperature or 1.0 for row in settings], device)
         self.top_k = torch.tensor([[row.top_k] for row in settings], device=device)
-        self.top_p = torch.tensor([[row.top_p] for row in settings], dtype=torch.float64, device=device)
+        self.top_p = _column([row.top_p for row in settings], device).double()
+        self.min_p = _column([row.min_p for row in settings], device)
         self.largest_k = max(row.top_k for row in settings)
-        self.any_p = any(row.top_p < 1 for row in settings)
+        self.any_top_p = any(row.top_p < 1 for row in settings)
+        self.any_min_p = any(row.min_p > 0 for row in settings)
+        self._indices = np.asarray([len(state.output) for state in states], dtype=np.uint64)
         self._seeds = np.asarray([row.seed for row in settings], dtype=np.uint64)
         self._rows = np.asarray([row.row for row in settings], dtype=np.uint64)
+        constraints: list[_Constraint] = [
+            _Bias(states, device),
+            _Repetition(states, vocabulary_size, device),
+            _Occurrences(states, vocabulary_size, device),
+            _NoRepeat(states, device),
+            _MinLength(states, device),
+        ]
+        self._constraints = [constraint for constraint in constraints if constraint.needed]
 
-    def uniforms(self, indices: list[int]) -> NDArray[np.float64]:
-        """One uniform per row, for the token with this index in the row's output."""
-        return uniforms(self._seeds, self._rows, np.asarray(indices, dtype=np.uint64))
+    def constrain(self, logits: Tensor) -> Tensor:
+        """Bias, penalties, banned n-grams and minimum length: logits (rows, vocabulary) -> scores of that shape."""
+        for constraint in self._constraints:
+            logits = constraint.apply(logits)
+        return logits
+
+    def uniforms(self) -> NDArray[np.float64]:
+        """One uniform per row, for its next token."""
+        return uniforms(self._seeds, self._rows, self._indices)
+
+    def observe(self, tokens: Tensor) -> None:
+        """The rows' next tokens (rows,) have been drawn."""
+        self._indices += np.uint64(1)
+        for constraint in self._constraints:
+            constraint.observe(tokens)
 
 
-def draw(logits: Tensor, batch: BatchSampling, indices: list[int]) -> Tensor:
-    """The next token of every row: logits (rows, vocabulary) fp32 in, token ids (rows,) int64 out."""
-    likeliest = logits.argmax(-1)
-    if batch.greedy_only:
-        return likeliest
-    probabilities = warp(logits, batch)
-    cdf = probabilities.cumsum(-1, dtype=torch.float64)
-    uniform = torch.from_numpy(batch.uniforms(indices)).to(logits.device)
-    drawn = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
-    return torch.where(batch.greedy, likeliest, drawn)
+def draw(logits: Tensor, batch: BatchSampling) -> Drawn:
+    """The next token of every row: logits (rows, vocabulary) fp32 in."""
+    scores = batch.constrain(logits)
+    tokens = scores.argmax(-1)
+    if not batch.greedy_only:
+        cdf = warp(scores, batch).cumsum(-1, dtype=torch.float64)
+        uniform = torch.from_numpy(batch.uniforms()).to(logits.device)
+        drawn = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
+        tokens = torch.where(batch.greedy, tokens, drawn)
+    batch.observe(tokens)
+    return Drawn(tokens, scores)
 
 
-def warp(logits: Tensor, batch: BatchSampling) -> Tensor:
+def warp(scores: Tensor, batch: BatchSampling) -> Tensor:
     """The distribution that rows are drawn from: (rows, vocabulary) fp32, each row sums to 1.
 
     Rows at temperature 0 are given at temperature 1, since greedy rows are not drawn.
     """
-    scores = logits / batch.temperature
+    scores = scores / batch.temperature
     if batch.largest_k:
         scores = _keep_top_k(scores, batch)
     probabilities = scores.softmax(-1)
-    if batch.any_p:
+    if batch.any_top_p:
         probabilities = _keep_top_p(probabilities, batch)
+    if batch.any_min_p:
+        border = probabilities.amax(-1, keepdim=True) * batch.min_p
+        probabilities = _keep(probabilities, border, batch.min_p > 0)
     return probabilities
+
+
+def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Raw log-probabilities, before any setting: logits (rows, vocabulary), tokens (rows,).
+
+    Returns the tokens' own (rows,), and the `count` likeliest tokens (rows, count) with theirs, likeliest first.
+    """
+    logs = logits.log_softmax(-1)
+    likeliest = logs.topk(min(count, logs.shape[-1]), sorted=True)
+    return logs.gather(-1, tokens[:, None])[:, 0], likeliest.indices, likeliest.values
 
 
 def _keep_top_k(scores: Tensor, batch: BatchSampling) -> Tensor:
@@ -85,20 +156,159 @@ def _keep_top_k(scores: Tensor, batch: BatchSampling) -> Tensor:
 
 def _keep_top_p(probabilities: Tensor, batch: BatchSampling) -> Tensor:
     """Keep the likeliest candidates until their mass reaches top_p, the one that reaches it included."""
+    chosen = batch.top_p < 1
     count = min(_FIRST_CANDIDATES, probabilities.shape[-1])
     while True:
         largest = probabilities.topk(count).values
         mass_before = largest.cumsum(-1, dtype=torch.float64) - largest
         kept = mass_before < batch.top_p
         # All kept: the border may lie further on, so look at more candidates.
-        if count == probabilities.shape[-1] or not bool((kept[:, -1] & (batch.top_p[:, 0] < 1)).any()):
+        if count == probabilities.shape[-1] or not bool((kept[:, -1:] & chosen).any()):
             break
         count = min(count * 8, probabilities.shape[-1])
-    border = largest.gather(-1, kept.sum(-1, keepdim=True) - 1).masked_fill(batch.top_p >= 1, 0.0)
-    probabilities = probabilities.masked_fill(probabilities < border, 0.0)
-    # Rows without top_p are divided by exactly 1: a neighbour's setting must not change their bits.
-    mass = probabilities.sum(-1, keepdim=True).masked_fill(batch.top_p >= 1, 1.0)
-    return probabilities / mass
+    border = largest.gather(-1, kept.sum(-1, keepdim=True) - 1)
+    return _keep(probabilities, border, chosen)
 
 
-_FIRST_CANDIDATES = 256
+def _keep(probabilities: Tensor, border: Tensor, chosen: Tensor) -> Tensor:
+    """Candidates of at least the border (rows, 1), made to sum to 1 again, in the chosen rows (rows, 1).
+
+    Other rows are divided by exactly 1: a neighbour's setting must not change their bits.
+    """
+    kept = probabilities.masked_fill(probabilities < border.masked_fill(~chosen, 0.0), 0.0)
+    return kept / kept.sum(-1, keepdim=True).masked_fill(~chosen, 1.0)
+
+
+class _Constraint:
+    """Changes logits by what a row asks for or has written. Rows that do not ask keep their bits."""
+
+    needed: bool
+
+    def apply(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def observe(self, tokens: Tensor) -> None:
+        """The next tokens (rows,) have been drawn."""
+
+
+class _Bias(_Constraint):
+    """OpenAI's logit_bias: added to the logits of the named tokens."""
+
+    def __init__(self, states: list[RowState], device: torch.device) -> None:
+        entries = [(row, *entry) for row, state in enumerate(states) for entry in state.sampling.logit_bias]
+        self.needed = bool(entries)
+        self._rows = torch.tensor([row for row, _, _ in entries], dtype=torch.long, device=device)
+        self._tokens = torch.tensor([token for _, token, _ in entries], dtype=torch.long, device=device)
+        self._values = torch.tensor([value for _, _, value in entries], dtype=torch.float32, device=device)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        return logits.index_put((self._rows, self._tokens), self._values, accumulate=True)
+
+
+class _Repetition(_Constraint):
+    """Keskar et al., 2019 (CTRL), as `transformers` does it: over the tokens of prompt and output."""
+
+    def __init__(self, states: list[RowState], vocabulary_size: int, device: torch.device) -> None:
+        penalties = [state.sampling.repetition_penalty for state in states]
+        self.needed = any(penalty != 1 for penalty in penalties)
+        if self.needed:
+            self._penalty = _column(penalties, device)
+            self._seen = torch.zeros(len(states), vocabulary_size, dtype=torch.bool, device=device)
+            for row, state in enumerate(states):
+                if penalties[row] != 1:
+                    self._seen[row, [*state.prompt, *state.output]] = True
+
+    def apply(self, logits: Tensor) -> Tensor:
+        penalised = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
+        return torch.where(self._seen, penalised, logits)
+
+    def observe(self, tokens: Tensor) -> None:
+        self._seen.scatter_(1, tokens[:, None], self._penalty != 1)
+
+
+class _Occurrences(_Constraint):
+    """OpenAI's presence and frequency penalties, over the tokens of the output."""
+
+    def __init__(self, states: list[RowState], vocabulary_size: int, device: torch.device) -> None:
+        presence = [state.sampling.presence_penalty for state in states]
+        frequency = [state.sampling.frequency_penalty for state in states]
+        self.needed = any(presence) or any(frequency)
+        if self.needed:
+            self._presence, self._frequency = _column(presence, device), _column(frequency, device)
+            self._counts = torch.zeros(len(states), vocabulary_size, device=device)
+            for row, state in enumerate(states):
+                if state.output:
+                    tokens = torch.tensor(list(state.output), device=device)
+                    self._counts[row].index_add_(0, tokens, torch.ones(len(tokens), device=device))
+
+    def apply(self, logits: Tensor) -> Tensor:
+        return logits - self._counts * self._frequency - (self._counts > 0) * self._presence
+
+    def observe(self, tokens: Tensor) -> None:
+        self._counts.scatter_add_(1, tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.float32))
+
+
+class _NoRepeat(_Constraint):
+    """No n-gram of prompt and output is written twice, as in `transformers`."""
+
+    def __init__(self, states: list[RowState], device: torch.device) -> None:
+        sizes = [state.sampling.no_repeat_ngram_size for state in states]
+        self.needed = any(sizes)
+        if self.needed:
+            self._sizes = sorted(set(sizes) - {0})
+            self._size = torch.tensor([[size] for size in sizes], device=device)
+            texts = [[*state.prompt, *state.output] if size else [] for size, state in zip(sizes, states, strict=True)]
+            self._lengths = torch.tensor([[len(text)] for text in texts], device=device)
+            width = max(map(len, texts))
+            padded = [text + [-1] * (width - len(text)) for text in texts]
+            self._texts = torch.tensor(padded, dtype=torch.long, device=device)  # (rows, longest text)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        rows, vocabulary_size = logits.shape
+        banned = torch.zeros(rows, vocabulary_size + 1, dtype=torch.bool, device=logits.device)  # last: no token
+        for size in self._sizes:
+            if self._texts.shape[1] >= size:
+                banned.scatter_(1, self._continuations(size, vocabulary_size), True)
+        return logits.masked_fill(banned[:, :-1], -torch.inf)
+
+    def observe(self, tokens: Tensor) -> None:
+        if int(self._lengths.max()) == self._texts.shape[1]:  # grow in steps, not with every token
+            self._texts = torch.nn.functional.pad(self._texts, (0, 64), value=-1)
+        self._texts.scatter_(1, self._lengths, tokens[:, None])
+        self._lengths += 1
+
+    def _continuations(self, size: int, none: int) -> Tensor:
+        """Tokens that followed, anywhere in a row's text, the size - 1 tokens at its end; `none` elsewhere."""
+        texts, lengths = self._texts, self._lengths
+        places = texts.shape[1] - size + 1
+        start = torch.arange(places, device=texts.device)
+        matches = (start + size <= lengths) & (self._size == size)  # (rows, places)
+        for offset in range(size - 1):
+            last = texts.gather(1, (lengths - (size - 1) + offset).clamp(min=0))
+            matches &= texts[:, offset : offset + places] == last
+        return torch.where(matches, texts[:, size - 1 : size - 1 + places], none)
+
+
+class _MinLength(_Constraint):
+    """Tokens that would end a text are not drawn before it is long enough."""
+
+    def __init__(self, states: list[RowState], device: torch.device) -> None:
+        missing = [max(0, state.sampling.min_tokens - len(state.output)) for state in states]
+        entries = [(row, token) for row, state in enumerate(states) for token in state.sampling.ending_tokens]
+        self.needed = any(missing) and bool(entries)
+        self._missing = torch.tensor(missing, device=device)
+        self._rows = torch.tensor([row for row, _ in entries], dtype=torch.long, device=device)
+        self._tokens = torch.tensor([token for _, token in entries], dtype=torch.long, device=device)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        early = self._missing[self._rows] > 0
+        values = torch.where(early, -torch.inf, logits[self._rows, self._tokens])
+        return logits.index_put((self._rows, self._tokens), values)
+
+    def observe(self, tokens: Tensor) -> None:
+        self._missing -= 1
+
+
+def _column(values: list[float], device: torch.device) -> Tensor:
+    """(rows, 1), fp32."""
+    return torch.tensor([[value] for value in values], dtype=torch.float32, device=device)
