@@ -37,6 +37,8 @@ end
 # expire_texts(id, seconds): give the texts of a streaming job their lifetime.
 EXPIRE_TEXTS = f"""
 local function expire_texts(id, seconds)
-  for choice = 0, {MAX_CHOICES - 1} do redis.call('EXPIRE', 'kamishibai:text:' .. id .. ':' .. choice, seconds) end
+  for choice = 0, {MAX_CHOICES - 1} do
+    redis.call('EXPIRE', 'kamishibai:text:' .. id .. ':' .. choice, seconds)
+  end
 end
 """

@@ -25,8 +25,7 @@ MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 TokenIdText = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # JSON's keys are text
 
 
@@ -49,7 +48,7 @@ class TextParameters(_Frozen):
     """How text is drawn; shared by the HTTP body and the job. docs/api.md explains each field."""
 
     temperature: Annotated[float, Field(ge=0, le=100, description="0 takes the likeliest token.")] = 1.0
-    top_k: Annotated[int, Field(ge=0, description="Draw among the k likeliest tokens; 0 is off.")] = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT, description="Draw among the k likeliest tokens; 0 is off.")] = 0
     top_p: Annotated[float, Field(gt=0, le=1, description="Draw among the likeliest tokens of this mass.")] = 1.0
     min_p: Annotated[
         float, Field(ge=0, le=1, description="Draw only tokens at least this likely, as a share of the likeliest's.")
@@ -88,11 +87,11 @@ class CompletionBody(_Body, TextParameters):
 
     model: str | None = None
     prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=0, description="Tokens to generate at most; 0 only with echo.")] | None = None
-    max_new_tokens: Annotated[int, Field(ge=0)] | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, description="Tokens before which the text does not end.")] | None = None
-    min_length: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Count | None = None
+    max_new_tokens: Count | None = None
+    max_length: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
+    min_tokens: Count | None = None
+    min_length: Count | None = None
     logit_bias: Annotated[dict[TokenIdText, LogitBias], Field(max_length=MAX_BIASES)] = {}
     stop: str | list[str] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = []
@@ -100,7 +99,7 @@ class CompletionBody(_Body, TextParameters):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Count | None = None
     suffix: None = None
 
     @field_validator("stop")
@@ -190,14 +189,19 @@ class TextRequest(TextParameters):
     target: Target
     seed: Seed
     prompt_tokens: Annotated[tuple[TokenId, ...], Field(min_length=1, strict=False)]
-    max_tokens: Annotated[int, Field(ge=0)] = 16
-    min_tokens: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Count = 16
+    min_tokens: Count = 0
     logit_bias: Annotated[
         tuple[Annotated[tuple[TokenId, LogitBias], Field(strict=False)], ...], Field(strict=False)
     ] = ()
     stop: Annotated[tuple[str, ...], Field(strict=False)] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(strict=False)] = ()
     stream: bool = False
+
+    def ending_tokens(self, end_token: int | None) -> frozenset[int]:
+        """Tokens that end a text, for a model with this end token; they are no part of the text."""
+        own = () if self.ignore_eos or end_token is None else (end_token,)
+        return frozenset((*own, *self.stop_token_ids))
 
 
 class ImageRequest(_Frozen):

@@ -41,7 +41,7 @@ class TextResult(_Frozen):
 
 
 class ImageResult(_Frozen):
-    """Pictures are base64 PNG, inline or, where a worker of ours drew them, as PNG files under `pictures_key` in Redis."""
+    """Pictures are base64 PNG inline or, where a worker of ours drew them, PNG files under `pictures_key` in Redis."""
 
     task: Literal["image"] = "image"
     count: int

@@ -31,6 +31,9 @@ class Tokenizer(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes (perhaps a part of a character) that a token stands for; none for the end token."""
 
+    def token_text(self, token: int) -> str:
+        """A token as people read it: `bytes:\\xe3` where it is a part of a character, its name if it is special."""
+
     def write(self, path: Path) -> None: ...
 
 
@@ -65,6 +68,9 @@ class CharacterTokenizer:
     def token_bytes(self, token: int) -> bytes:
         return self._bytes[token]
 
+    def token_text(self, token: int) -> str:
+        return self.characters[token]
+
     def write(self, path: Path) -> None:
         path.write_text(json.dumps({"characters": self.characters, "unknown": self.unknown}), encoding="utf-8")
 
@@ -98,6 +104,15 @@ class BpeTokenizer:
     def token_bytes(self, token: int) -> bytes:
         # A model may have more rows than its tokenizer has tokens (padded vocabularies); those stand for nothing.
         return self._bytes[token] if token < len(self._bytes) else b""
+
+    def token_text(self, token: int) -> str:
+        content = self.token_bytes(token)
+        if not content:
+            return self._tokenizer.id_to_token(token) or ""
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
     def write(self, path: Path) -> None:
         self._tokenizer.save(str(path))

@@ -38,6 +38,11 @@ class KvCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
+    def copy(self, source: int, targets: list[int]) -> None:
+        """Give other slots what one slot holds."""
+        self.keys[:, targets] = self.keys[:, source, None].clone()
+        self.values[:, targets] = self.values[:, source, None].clone()
+
     @staticmethod
     def bytes_per_slot(config: Gpt2Config, dtype: torch.dtype) -> int:
         return 2 * config.layers * config.context_tokens * config.width * dtype.itemsize
@@ -106,10 +111,10 @@ class Gpt2(nn.Module):
             q, k, v = block.attention.split(block.norm1(x))
             x = x + block.attention.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
             x = x + block.feed_forward(x)
-        return self._logits(x)
+        return self.logits(x)
 
-    def prefill(self, cache: KvCache, slot: int, tokens: Tensor, start: int) -> None:
-        """Write keys and values of a prompt's chunk: tokens (T,) at positions start .. start + T.
+    def prefill(self, cache: KvCache, slot: int, tokens: Tensor, start: int) -> Tensor:
+        """Write keys and values of a prompt's chunk: tokens (T,) at positions start .. start + T. Returns x (T, E).
 
         The chunk's length and place are fixed by the prompt alone (the caller pads the tail), and attention runs over
         exactly the positions up to the chunk's end: one shape per place, hence the same bits in any company.
@@ -125,6 +130,7 @@ class Gpt2(nn.Module):
             keys, values = cache.keys[layer, slot, :, :end], cache.values[layer, slot, :, :end]
             x = x + block.attention.merge(_attend(q, keys[None], values[None], mask))
             x = x + block.feed_forward(x)
+        return x[0]
 
     def decode(self, cache: KvCache, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """One step over the slots 0 .. R-1: tokens (R,) at positions (R,) -> logits (R, V).
@@ -145,7 +151,7 @@ class Gpt2(nn.Module):
             values = cache.values[layer, : len(rows), :, :length]
             x = x + block.attention.merge(_attend(q, keys, values, mask))
             x = x + block.feed_forward(x)
-        return self._logits(x[:, 0])
+        return self.logits(x[:, 0])
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -154,7 +160,8 @@ class Gpt2(nn.Module):
         embedded: Tensor = self.tokens(tokens) + self.positions(positions)
         return embedded
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """Hidden states (..., E) -> logits (..., V)."""
         return F.linear(self.norm(x), self.tokens.weight)
 
 

@@ -3,8 +3,8 @@
 A row's draw depends on its logits, its settings, its tokens so far and (seed, row, token index) alone. Thresholds keep
 all candidates that tie, so that no ordering inside a library call can matter, and a setting that is off leaves a row's
 bits as they are. Order as in `transformers`: bias, repetition penalty (then OpenAI's presence and frequency penalties),
-no-repeat n-grams, minimum length; temperature, top-k, top-p, min-p. Tokens are drawn by inverting the CDF in index order
-with one uniform, which fits engines whose logits are equal bit for bit in every batch.
+no-repeat n-grams, minimum length; temperature, top-k, top-p, min-p. Tokens are drawn by inverting the CDF in index
+order with one uniform, which fits engines whose logits are equal bit for bit in every batch.
 """
 
 from __future__ import annotations

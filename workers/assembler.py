@@ -8,13 +8,21 @@ from contracts.tokenizers import Detokenizer, Tokenizer
 class TextAssembler:
     """The text of one choice, put together token by token. Concatenated, what `feed` and `finish` return is `text`."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], ending_tokens: frozenset[int]) -> None:
+        """`ending_tokens` end a text and are no part of it."""
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = stops
+        self._ending_tokens = ending_tokens
         self._held = ""  # read but not yet shown: it may be the beginning of a stop string
         self.text = ""
-        self.tokens = 0  # how many tokens have been read
+        self.token_ids: list[int] = []  # tokens that have been read
+        self.offsets: list[int] = []  # characters read before each of them
         self.stopped = False  # a stop string was found; what comes after it is ignored
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens have been read."""
+        return len(self.token_ids)
 
     def feed(self, tokens: list[int]) -> str:
         """Read tokens; returns the text that can be shown now."""
@@ -22,8 +30,10 @@ class TextAssembler:
         for token in tokens:
             if self.stopped:
                 break
-            self.tokens += 1
-            shown += self._show(self._detokenizer.feed(token))
+            self.token_ids.append(token)
+            self.offsets.append(len(self.text) + len(shown) + len(self._held))
+            if token not in self._ending_tokens:
+                shown += self._show(self._detokenizer.feed(token))
         self.text += shown
         return shown
 

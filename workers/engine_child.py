@@ -2,7 +2,7 @@
 
 Started as `python -m workers.engine_child '{"socket": ..., ...}'` by workers.child. Messages, all with an "op":
 
-    parent -> child   add {model, job, request}   remove {job}
+    parent -> child   add {model, job, request}   remove {job, choice or None for all}
     child -> parent   ready {models: {name: capacity}, device}   refused {model, message}
                       call {model, events, batch_size, units, seconds, running, waiting}
 """
@@ -68,7 +68,7 @@ class EngineChild:
                 if message["op"] == "add":
                     self._submit(message)
                 elif message["op"] == "remove":
-                    self._scheduler.cancel(message["job"])
+                    self._scheduler.cancel(message["job"], message["choice"])
 
     def _submit(self, message: dict[str, Any]) -> None:
         try:

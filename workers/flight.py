@@ -14,7 +14,8 @@ from contracts.jobs import request_of
 from contracts.requests import ImageRequest, TextRequest
 from contracts.results import FinishReason, ImageResult, TextResult
 from contracts.tokenizers import Tokenizer
-from workers.assembler import TextAssembler
+from workers.choice import ChoiceText
+from workers.engines import Score
 from workers.leases import Ending, Lease
 from workers.pictures import encode_png
 
@@ -35,20 +36,27 @@ class Flight(ABC):
 
     @abstractmethod
     def take(self, delta: dict[str, Any]) -> bool:
-        """Take what an engine call brought. True if nothing more is wanted (a stop string was found)."""
+        """Take what an engine call brought. True if nothing more of this choice is wanted (it met a stop string)."""
 
     @abstractmethod
-    def land(self, finish_reason: FinishReason) -> Ending:
-        """The end of a job that went well."""
+    def finish(self, choice: int, reason: FinishReason) -> None:
+        """The engine says that a choice has ended."""
 
-    def to_publish(self) -> tuple[int, str] | None:
-        """Byte offset and text that nobody has been told of yet; None for jobs that do not stream.
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether every choice has ended."""
 
-        The end of a text is not published: streams take it from the result.
-        """
-        return None
+    @abstractmethod
+    def land(self) -> Ending:
+        """The end of a complete flight."""
 
-    def published(self) -> None:  # noqa: B027 - only streaming jobs have something to note
+    @abstractmethod
+    def to_publish(self) -> list[tuple[int, int, str]]:
+        """Choices with byte offset and text that nobody has been told of yet; nothing for jobs that do not stream."""
+
+    @abstractmethod
+    def published(self) -> None:
         """What `to_publish` gave has been published."""
 
     def crash(self, error: KamishibaiError) -> Ending:
@@ -64,30 +72,38 @@ class TextFlight(Flight):
         super().__init__(lease, request)
 
     def restart(self) -> None:
-        self._assembler = TextAssembler(self._tokenizer, self.request.stop)
-        self._published_bytes = 0
-        self._fresh = ""  # text that has not been published
+        self._choices = [ChoiceText(self.request, self._tokenizer) for _ in range(self.request.n)]
+        self._prompt_scores: list[Score] = []
 
     def take(self, delta: dict[str, Any]) -> bool:
-        self._fresh += self._assembler.feed(delta["tokens"])
-        return self._assembler.stopped
+        choice = self._choices[delta["choice"]]
+        self._prompt_scores += _scores(delta["prompt_scores"])
+        if choice.finish_reason is None:
+            choice.take(delta["tokens"], _scores(delta["scores"]))
+            return choice.finish_reason is not None
+        return False
 
-    def land(self, finish_reason: FinishReason) -> Ending:
-        self._assembler.finish()
+    def finish(self, choice: int, reason: FinishReason) -> None:
+        self._choices[choice].finish(reason)
+
+    @property
+    def complete(self) -> bool:
+        return all(choice.finish_reason for choice in self._choices)
+
+    def land(self) -> Ending:
         result = TextResult(
-            text=self._assembler.text,
-            finish_reason="stop" if self._assembler.stopped else finish_reason,
+            choices=[choice.result(self._prompt_scores) for choice in self._choices],
             prompt_tokens=len(self.request.prompt_tokens),
-            completion_tokens=self._assembler.tokens,
         )
         return Ending(self.lease, "finished", result=result)
 
-    def to_publish(self) -> tuple[int, str] | None:
-        return (self._published_bytes, self._fresh) if self.request.stream and self._fresh else None
+    def to_publish(self) -> list[tuple[int, int, str]]:
+        parts = ((index, choice.to_publish()) for index, choice in enumerate(self._choices))
+        return [(index, *part) for index, part in parts if part] if self.request.stream else []
 
     def published(self) -> None:
-        self._published_bytes += len(self._fresh.encode())
-        self._fresh = ""
+        for choice in self._choices:
+            choice.published()
 
 
 class ImageFlight(Flight):
@@ -99,19 +115,33 @@ class ImageFlight(Flight):
 
     def restart(self) -> None:
         self._pictures: list[bytes] = []
+        self._finished = False
 
     def take(self, delta: dict[str, Any]) -> bool:
         self._pictures += [encode_png(pixels, self._size) for pixels in delta["pictures"]]
         return False
 
-    def land(self, finish_reason: FinishReason) -> Ending:
+    def finish(self, choice: int, reason: FinishReason) -> None:
+        self._finished = True
+
+    @property
+    def complete(self) -> bool:
+        return self._finished
+
+    def land(self) -> Ending:
         key = keys.pictures(self.lease.job_id, self.lease.execution_id)
-        return Ending(
-            self.lease,
-            "finished",
-            result=ImageResult(count=len(self._pictures), pictures_key=key),
-            pictures=self._pictures,
-        )
+        result = ImageResult(count=len(self._pictures), pictures_key=key)
+        return Ending(self.lease, "finished", result=result, pictures=self._pictures)
+
+    def to_publish(self) -> list[tuple[int, int, str]]:
+        return []
+
+    def published(self) -> None:
+        return
+
+
+def _scores(packed: list[Any]) -> list[Score]:
+    return [Score(logprob, [(token, value) for token, value in likeliest]) for logprob, likeliest in packed]
 
 
 def take_off(lease: Lease, bundle: Bundle) -> Flight:

@@ -106,11 +106,11 @@ class Leases:
             dependents.update(map(as_text, dependents_here))
         return lost, dependents
 
-    def publish(self, deltas: list[tuple[Lease, int, str]]) -> set[str]:
-        """Append and publish text of streaming jobs: (lease, byte offset, text). Returns lost execution ids."""
+    def publish(self, deltas: list[tuple[Lease, int, int, str]]) -> set[str]:
+        """Append and publish text of streaming jobs: (lease, choice, byte offset, text). Returns lost execution ids."""
         lost: set[str] = set()
         for part in _parts(deltas):
-            rows = ((*_ids(lease), offset, text) for lease, offset, text in part)
+            rows = ((*_ids(lease), choice, offset, text) for lease, choice, offset, text in part)
             lost.update(map(as_text, self._call(self._publish, keys.TEXT_SECONDS, *_flat(rows))))
         return lost
 

@@ -9,9 +9,9 @@ import torch
 
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.requests import ImageRequest, TextRequest
-from contracts.results import FinishReason, ImageResult, TextResult
-from workers.assembler import TextAssembler
-from workers.engines import Delta, Done, Event
+from contracts.results import ImageResult, TextResult
+from workers.choice import ChoiceText
+from workers.engines import Delta, Done, Event, Score
 from workers.engines.loading import load_engine
 from workers.pictures import encode_png
 
@@ -26,23 +26,23 @@ class LocalModel:
         self._engine = load_engine(bundle, variant, torch.device(device))
 
     def text(self, request: TextRequest, on_text: Callable[[str], None] = lambda _: None) -> TextResult:
-        """Run a text request; `on_text` gets the text as it comes."""
-        assembler = TextAssembler(self.bundle.tokenizer(), request.stop)
-        finish_reason: FinishReason = "length"
+        """Run a text request; `on_text` gets the first choice's text as it comes."""
+        choices = [ChoiceText(request, self.bundle.tokenizer()) for _ in range(request.n)]
+        prompt_scores: list[Score] = []
+        shown = 0
         for event in self._events(request):
             if isinstance(event, Delta):
-                on_text(assembler.feed(event.tokens))
+                prompt_scores += event.prompt_scores
+                choice = choices[event.choice]
+                choice.take(event.tokens, event.scores)
+                if choice.finish_reason:
+                    self._engine.remove(_ONLY, event.choice)
             elif isinstance(event, Done):
-                finish_reason = event.finish_reason
-            if assembler.stopped:
-                self._engine.remove(_ONLY)
-                break
-        on_text(assembler.finish())
+                choices[event.choice].finish(event.finish_reason)
+            on_text(choices[0].text[shown:])
+            shown = len(choices[0].text)
         return TextResult(
-            text=assembler.text,
-            finish_reason="stop" if assembler.stopped else finish_reason,
-            prompt_tokens=len(request.prompt_tokens),
-            completion_tokens=assembler.tokens,
+            choices=[choice.result(prompt_scores) for choice in choices], prompt_tokens=len(request.prompt_tokens)
         )
 
     def pictures(self, request: ImageRequest) -> list[bytes]:

@@ -185,12 +185,14 @@ class WorkerParent:
             return  # it has ended or was cancelled meanwhile
         if event["kind"] == "Delta":
             if flight.take(event):
-                self._take_back(flight)
-                self._end(flight, flight.land("stop"))
+                self._take_back(flight, event["choice"])
         elif event["kind"] == "Done":
-            self._end(flight, flight.land(event["finish_reason"]))
+            flight.finish(event["choice"], event["finish_reason"])
         else:
             self._end(flight, flight.crash(EngineFailed(event["message"])))
+            return
+        if flight.complete:
+            self._end(flight, flight.land())
 
     def _after_child_death(self) -> None:
         """Its jobs simply start again in the next child; one that has seen too many deaths fails."""
@@ -209,8 +211,8 @@ class WorkerParent:
         request = flight.request.model_dump(mode="json")
         self._send({"op": "add", "model": flight.lease.queue, "job": flight.lease.execution_id, "request": request})
 
-    def _take_back(self, flight: Flight) -> None:
-        self._send({"op": "remove", "job": flight.lease.execution_id})
+    def _take_back(self, flight: Flight, choice: int | None = None) -> None:
+        self._send({"op": "remove", "job": flight.lease.execution_id, "choice": choice})
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -265,10 +267,10 @@ class WorkerParent:
 
     def _publish_text(self) -> None:
         """One message for all streaming jobs that an engine call brought forward."""
-        fresh = [(flight, part) for flight in self._flights.values() if (part := flight.to_publish())]
+        fresh = [(flight, part) for flight in self._flights.values() for part in flight.to_publish()]
         if not fresh:
             return
-        lost = self._leases.publish([(flight.lease, offset, text) for flight, (offset, text) in fresh])
+        lost = self._leases.publish([(flight.lease, *part) for flight, part in fresh])
         for flight, _ in fresh:
             flight.published()
         self._drop(lost)

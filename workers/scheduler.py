@@ -17,14 +17,13 @@ class Schedulable(Protocol[R]):
     """What the scheduler needs to know of an engine."""
 
     @property
-    def free(self) -> int: ...
-
-    @property
     def busy(self) -> bool: ...
+
+    def fits(self, request: R) -> bool: ...
 
     def add(self, job_id: str, request: R) -> None: ...
 
-    def remove(self, job_id: str) -> None: ...
+    def remove(self, job_id: str, choice: int | None = None) -> None: ...
 
 
 class Scheduler(Generic[R]):
@@ -46,17 +45,18 @@ class Scheduler(Generic[R]):
         """Put a request in line. Raises KeyError for an engine that is not here."""
         self._waiting[name].append((job_id, request))
 
-    def cancel(self, job_id: str) -> None:
-        """Forget a job, wherever it is. Unknown ids are ignored."""
+    def cancel(self, job_id: str, choice: int | None = None) -> None:
+        """Forget a job, wherever it is, or one choice of a running one. Unknown ids are ignored."""
         for name, engine in self._engines.items():
-            self._waiting[name] = deque(entry for entry in self._waiting[name] if entry[0] != job_id)
-            engine.remove(job_id)
+            if choice is None:
+                self._waiting[name] = deque(entry for entry in self._waiting[name] if entry[0] != job_id)
+            engine.remove(job_id, choice)
 
     def admit(self, on_refused: Callable[[str, Exception], None]) -> None:
         """Let requests in where there is room. One that its engine refuses is reported and harms nobody else."""
         for name, engine in self._engines.items():
             waiting = self._waiting[name]
-            while waiting and engine.free:
+            while waiting and engine.fits(waiting[0][1]):
                 job_id, request = waiting.popleft()
                 try:
                     engine.add(job_id, request)

@@ -7,7 +7,7 @@ holds `<job>:<execution>` with the Unix second at which the lease ends.
 
 from __future__ import annotations
 
-from contracts.lua import CLOCK, RING
+from contracts.lua import CLOCK, EXPIRE_TEXTS, RING
 
 MOST_JOBS = 64  # a claim of 1,000 would block Redis for 16 ms
 
@@ -61,7 +61,9 @@ end
 """
 
 # fail(...): what RQ leaves of a failed or stopped job. `exc` is base64 of zlib, as RQ's Result keeps it.
-_FAIL = """
+_FAIL = (
+    EXPIRE_TEXTS
+    + """
 local function fail(id, execution, queue, worker, status, exc, stamp, iso)
   local job, results = 'rq:job:' .. id, 'rq:results:' .. id
   local lifetime = tonumber(redis.call('HGET', job, 'failure_ttl') or '') or 3600
@@ -71,10 +73,11 @@ local function fail(id, execution, queue, worker, status, exc, stamp, iso)
              'execution_id', execution, 'execution_started_at', started or stamp, 'execution_ended_at', stamp)
   redis.call('EXPIRE', results, lifetime)
   redis.call('EXPIRE', job, lifetime)
-  redis.call('EXPIRE', 'kamishibai:text:' .. id, lifetime)
+  expire_texts(id, lifetime)
   redis.call('ZADD', 'rq:failed:' .. queue, math.floor(tonumber(stamp)) + lifetime, id)
 end
 """
+)
 
 COMPLETE = (
     CLOCK
@@ -101,7 +104,7 @@ for i = 2, #ARGV, 5 do
                  'execution_id', execution, 'execution_started_at', started, 'execution_ended_at', stamp)
       redis.call('EXPIRE', results, lifetime)
       redis.call('EXPIRE', job, lifetime)
-      redis.call('EXPIRE', 'kamishibai:text:' .. id, lifetime)
+      expire_texts(id, lifetime)
       redis.call('ZADD', 'rq:finished:' .. queue, math.floor(tonumber(stamp)) + lifetime, id)
       redis.call('HINCRBY', worker, 'successful_job_count', 1)
     else
@@ -122,13 +125,13 @@ return {lost, dependents}
 PUBLISH = (
     _HELD
     + """
--- ARGV: lifetime seconds, then per streaming job: id, execution id, queue, byte offset, text
+-- ARGV: lifetime seconds, then per choice of a streaming job: id, execution id, queue, choice, byte offset, text
 -- Appends what goes beyond the text that is there (a re-run after a crash repeats it silently) and publishes that.
 -- Returns the execution ids that have lost their lease.
 local lost, deltas = {}, {}
-for i = 2, #ARGV, 5 do
-  local id, offset, text = ARGV[i], tonumber(ARGV[i + 3]), ARGV[i + 4]
-  local key = 'kamishibai:text:' .. id
+for i = 2, #ARGV, 6 do
+  local id, choice, offset, text = ARGV[i], tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]), ARGV[i + 5]
+  local key = 'kamishibai:text:' .. id .. ':' .. choice
   if not held(id, ARGV[i + 1], ARGV[i + 2]) then
     lost[#lost + 1] = ARGV[i + 1]
   else
@@ -137,7 +140,7 @@ for i = 2, #ARGV, 5 do
       local fresh = string.sub(text, known - offset + 1)
       redis.call('APPEND', key, fresh)
       redis.call('EXPIRE', key, ARGV[1])
-      deltas[#deltas + 1] = {id, known, fresh}
+      deltas[#deltas + 1] = {id, choice, known, fresh}
     end
   end
 end

@@ -6,12 +6,23 @@ row's own tokens alone, bit for bit, whatever the other rows hold and however ma
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 PREFILL_CHUNK = 32  # prompts are cut at multiples of this position, never by what else is waiting
 SMALLEST_ROWS = 4  # fp32 GEMMs give a row other bits with fewer rows than this
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a prompt: at most PREFILL_CHUNK tokens, from a multiple of it on."""
+
+    slot: int
+    start: int
+    tokens: list[int]
+    scored: bool = False  # whether its logits are wanted
 
 
 class TextBackend(Protocol):
@@ -21,13 +32,20 @@ class TextBackend(Protocol):
     def slots(self) -> int: ...
 
     @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
     def device_name(self) -> str: ...
 
     def reset(self, slot: int) -> None:
         """Empty a slot for a new request."""
 
-    def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
-        """Read chunks of prompts: (slot, start, tokens), at most PREFILL_CHUNK tokens from a multiple of it on."""
+    def copy(self, source: int, targets: list[int]) -> None:
+        """Give other slots what one slot holds: texts that share their prompt read it once."""
+
+    def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
+        """Read chunks of prompts, of different slots. For a scored one the logits after each of its tokens, fp32
+        (len(tokens), vocabulary)."""
 
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """One step over the first len(tokens) slots, a row bucket: logits (rows, vocabulary), fp32.

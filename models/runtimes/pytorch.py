@@ -13,7 +13,7 @@ from contracts.errors import StoreError
 from models.dcgan import DcganConfig, generator, to_pixels
 from models.gpt2 import Gpt2, Gpt2Config, KvCache
 from models.lstm import LstmConfig, LstmLanguageModel, State
-from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, ImageBackend, TextBackend
+from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, ImageBackend, TextBackend
 
 MOST_SLOTS = 64
 KV_BYTES = 2 << 30
@@ -64,6 +64,7 @@ class LstmBackend:
 
     def __init__(self, model: LstmLanguageModel, device: torch.device, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
+        self.vocabulary_size = model.config.vocabulary_size
         self.device_name = str(device)
         self._device = device
         self._model = model
@@ -75,25 +76,35 @@ class LstmBackend:
             h[slot] = 0
             c[slot] = 0
 
+    def copy(self, source: int, targets: list[int]) -> None:
+        for h, c in self._state:
+            h[targets], c[targets] = h[source].clone(), c[source].clone()
+
     @torch.inference_mode()
-    def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
+    def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """All chunks together, one position a time; rows that have ended keep their state."""
         self._threads.use()
         rows = max(SMALLEST_ROWS, 1 << (len(chunks) - 1).bit_length())
-        lengths = torch.zeros(rows, dtype=torch.long)
-        tokens = torch.zeros(rows, PREFILL_CHUNK, dtype=torch.long)
-        for row, (_, _, chunk) in enumerate(chunks):
-            lengths[row] = len(chunk)
-            tokens[row, : len(chunk)] = torch.tensor(chunk)
-        slots = torch.tensor([slot for slot, _, _ in chunks], device=self._device)
-        tokens, steps, lengths = tokens.to(self._device), int(lengths.max()), lengths.to(self._device)
+        lengths = [len(chunk.tokens) for chunk in chunks] + [0] * (rows - len(chunks))
+        padded = [chunk.tokens + [0] * (PREFILL_CHUNK - len(chunk.tokens)) for chunk in chunks]
+        padded += [[0] * PREFILL_CHUNK] * (rows - len(chunks))
+        tokens, ends = torch.tensor(padded, device=self._device), torch.tensor(lengths, device=self._device)
+        slots = torch.tensor([chunk.slot for chunk in chunks], device=self._device)
+        scored = any(chunk.scored for chunk in chunks)
         state = self._model.zero_state(rows)
         for (h, c), (slot_h, slot_c) in zip(state, self._state, strict=True):
             h[: len(chunks)], c[: len(chunks)] = slot_h[slots], slot_c[slots]
-        for position in range(steps):
-            state = _advance(state, self._model.step(tokens[:, position], state), position < lengths)
+        logits = []
+        for position in range(max(lengths)):
+            state = _advance(state, self._model.step(tokens[:, position], state), position < ends)
+            if scored:
+                logits.append(self._model.logits(state))  # (rows, vocabulary)
         for (h, c), (slot_h, slot_c) in zip(state, self._state, strict=True):
             slot_h[slots], slot_c[slots] = h[: len(chunks)], c[: len(chunks)]
+        return [
+            torch.stack([step[row] for step in logits[: len(chunk.tokens)]]) if chunk.scored else None
+            for row, chunk in enumerate(chunks)
+        ]
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
@@ -116,6 +127,7 @@ class WindowedLstmBackend:
         if model.config.window is None:
             raise ValueError("this model carries its state; use LstmBackend")
         self.slots = slots
+        self.vocabulary_size = model.config.vocabulary_size
         self.device_name = str(device)
         self._device = device
         self._model = model
@@ -126,27 +138,48 @@ class WindowedLstmBackend:
     def reset(self, slot: int) -> None:
         self._recent[slot] = []
 
-    def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
-        for slot, _, tokens in chunks:
-            self._recent[slot] = (self._recent[slot] + tokens)[-self._window :]
+    def copy(self, source: int, targets: list[int]) -> None:
+        for target in targets:
+            self._recent[target] = list(self._recent[source])
+
+    @torch.inference_mode()
+    def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
+        """Reading costs nothing here; scoring runs the window that ends at each token."""
+        self._threads.use()
+        logits: list[Tensor | None] = []
+        for chunk in chunks:
+            known = self._recent[chunk.slot] + chunk.tokens
+            begin = len(known) - len(chunk.tokens) + 1
+            windows = [known[max(0, end - self._window) : end] for end in range(begin, len(known) + 1)]
+            # One shape whatever the prompt's length: a row's bits must not depend on how many are scored with it.
+            padded = windows + [[0]] * (PREFILL_CHUNK - len(windows))
+            logits.append(self._run(padded)[: len(windows)] if chunk.scored else None)
+            self._recent[chunk.slot] = known[-self._window :]
+        return logits
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
-        """Windows are aligned at their ends: a row whose window is shorter keeps the zero state until it begins."""
         self._threads.use()
         windows = [
             (self._recent[row] + [token])[-self._window :] if active[row] else [token]
             for row, token in enumerate(tokens)
         ]
-        steps = max(len(window) for window in windows)
-        padded = torch.tensor([[0] * (steps - len(window)) + window for window in windows], device=self._device)
-        begins = torch.tensor([steps - len(window) for window in windows], device=self._device)
-        state = self._model.zero_state(len(tokens))
-        for position in range(steps):
-            state = _advance(state, self._model.step(padded[:, position], state), position >= begins)
         for row, window in enumerate(windows):
             if active[row]:
                 self._recent[row] = window
+        return self._run(windows)
+
+    def _run(self, windows: list[list[int]]) -> Tensor:
+        """Logits (rows, vocabulary) after each window, from zero state.
+
+        Windows are aligned at their ends: a row whose window is shorter keeps the zero state until it begins.
+        """
+        steps = max(len(window) for window in windows)
+        padded = torch.tensor([[0] * (steps - len(window)) + window for window in windows], device=self._device)
+        begins = torch.tensor([steps - len(window) for window in windows], device=self._device)
+        state = self._model.zero_state(len(windows))
+        for position in range(steps):
+            state = _advance(state, self._model.step(padded[:, position], state), position >= begins)
         return self._model.logits(state)
 
 
@@ -165,6 +198,7 @@ class Gpt2Backend:
     def __init__(self, model: Gpt2, device: torch.device, kv_bytes: int = KV_BYTES) -> None:
         affordable = kv_bytes // KvCache.bytes_per_slot(model.config, torch.float32)
         self.slots = max(SMALLEST_ROWS, min(MOST_SLOTS, affordable // SMALLEST_ROWS * SMALLEST_ROWS))
+        self.vocabulary_size = model.config.vocabulary_size
         self.device_name = str(device)
         self._device = device
         self._model = model
@@ -174,14 +208,20 @@ class Gpt2Backend:
     def reset(self, slot: int) -> None:
         """Nothing to do: positions beyond a slot's length are masked, and written before they are read."""
 
+    def copy(self, source: int, targets: list[int]) -> None:
+        self._cache.copy(source, targets)
+
     @torch.inference_mode()
-    def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
+    def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
         self._threads.use()
-        for slot, start, tokens in chunks:
-            width = min(PREFILL_CHUNK, self._model.config.context_tokens - start)
-            padded = tokens + [0] * (width - len(tokens))
-            self._model.prefill(self._cache, slot, torch.tensor(padded, device=self._device), start)
+        logits: list[Tensor | None] = []
+        for chunk in chunks:
+            width = min(PREFILL_CHUNK, self._model.config.context_tokens - chunk.start)
+            padded = torch.tensor(chunk.tokens + [0] * (width - len(chunk.tokens)), device=self._device)
+            hidden = self._model.prefill(self._cache, chunk.slot, padded, chunk.start)
+            logits.append(self._model.logits(hidden)[: len(chunk.tokens)] if chunk.scored else None)
+        return logits
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:

@@ -37,16 +37,32 @@ def text_request(bundle, number):
         temperature=rng.choice([0.0, 0.7, 1.0, 1.5]),
         top_k=rng.choice([0, 0, 3, 40, 1000]),
         top_p=rng.choice([1.0, 0.9, 0.5]),
+        min_p=rng.choice([0.0, 0.0, 0.1]),
+        repetition_penalty=rng.choice([1.0, 1.0, 1.4]),
+        presence_penalty=rng.choice([0.0, 0.0, 1.5]),
+        frequency_penalty=rng.choice([0.0, 0.0, -1.0]),
+        no_repeat_ngram_size=rng.choice([0, 0, 2, 3]),
+        logit_bias=rng.choice([(), ((2, 4.0), (5, -100.0))]),
+        min_tokens=rng.choice([0, 0, 3]),
+        stop_token_ids=rng.choice([(), (3, 4)]),
+        ignore_eos=rng.choice([False, True]),
+        n=rng.choice([1, 1, 1, 2, 5]),
+        echo=rng.choice([False, True]),
+        logprobs=rng.choice([None, None, 0, 3]),
     )
 
 
 def run_all(engine, requests, arrivals):
-    """Run requests, number i entering before call arrivals[i]. Returns tokens or pixels by request."""
+    """Run requests, number i entering before call arrivals[i].
+
+    Returns tokens or pixels by (request, choice); under (request, -1 - choice) stand the scores of the tokens, under
+    (request, -99) those of the prompt.
+    """
     scheduler = Scheduler({"model": engine})
-    output: dict[str, list[object]] = {name: [] for name in requests}
+    output: dict[tuple[str, int], list[object]] = {}
     done: dict[str, object] = {}
     call = 0
-    while len(done) < len(requests):
+    while scheduler.busy or call <= max(arrivals.values()):
         for name, request in requests.items():
             if arrivals[name] == call:
                 scheduler.submit("model", name, request)
@@ -54,7 +70,9 @@ def run_all(engine, requests, arrivals):
         for _ in scheduler.due():
             for event in engine.collect(engine.launch()).events:
                 if isinstance(event, Delta):
-                    output[event.job_id] += event.tokens + event.pictures
+                    output.setdefault((event.job_id, event.choice), []).extend([*event.tokens, *event.pictures])
+                    output.setdefault((event.job_id, -1 - event.choice), []).extend(event.scores)
+                    output.setdefault((event.job_id, -99), []).extend(event.prompt_scores)
                 elif isinstance(event, Done):
                     done[event.job_id] = event.finish_reason
                 else:
@@ -67,7 +85,7 @@ def run_all(engine, requests, arrivals):
 def test_texts_are_the_same_alone_and_in_any_company(bundles, name):
     bundle = bundles[name]
     requests = {str(number): text_request(bundle, number) for number in range(40)}
-    alone: dict[str, list[object]] = {}
+    alone: dict[tuple[str, int], list[object]] = {}
     engine = engine_of(bundle)
     for number, request in requests.items():
         alone |= run_all(engine, {number: request}, {number: 0})[0]
@@ -82,10 +100,10 @@ def test_pictures_are_the_same_alone_and_in_any_company(bundles):
     bundle = bundles["faces"]
     requests = {str(n): ImageRequest(target=bundle.target(), seed=n * 7, count=1 + n % 9) for n in range(30)}
     engine = engine_of(bundle)
-    alone: dict[str, list[object]] = {}
+    alone: dict[tuple[str, int], list[object]] = {}
     for number, request in requests.items():
         alone |= run_all(engine, {number: request}, {number: 0})[0]
-    assert [len(alone[number]) for number in requests] == [request.count for request in requests.values()]
+    assert [len(alone[number, 0]) for number in requests] == [request.count for request in requests.values()]
     together, _ = run_all(engine_of(bundle), requests, {number: int(number) // 4 for number in requests})
     assert together == alone
 
@@ -93,7 +111,7 @@ def test_pictures_are_the_same_alone_and_in_any_company(bundles):
 def test_a_removed_request_leaves_the_others_alone(bundles):
     bundle = bundles["gpt2"]
     engine = engine_of(bundle, call_seconds=0.0)
-    request = text_request(bundle, 3).model_copy(update={"max_tokens": 30})
+    request = text_request(bundle, 3).model_copy(update={"max_tokens": 30, "n": 1, "logprobs": None})
     alone, _ = run_all(engine, {"kept": request}, {"kept": 0})
     engine.add("kept", request)
     engine.add("removed", text_request(bundle, 4))
@@ -105,7 +123,7 @@ def test_a_removed_request_leaves_the_others_alone(bundles):
         for event in engine.collect(engine.launch()).events if engine.busy else []:
             if event.job_id == "kept" and isinstance(event, Delta):
                 tokens += event.tokens
-    assert tokens == alone["kept"]
+    assert tokens == alone["kept", 0]
 
 
 def test_max_tokens_and_the_end_token_end_a_text(bundles):
@@ -113,17 +131,21 @@ def test_max_tokens_and_the_end_token_end_a_text(bundles):
     engine = engine_of(bundle)
     reasons = set()
     for number in range(12):
-        request = text_request(bundle, number).model_copy(update={"max_tokens": 100, "temperature": 1.5, "top_k": 0})
+        tokens = text_request(bundle, number).prompt_tokens
+        request = TextRequest(
+            target=bundle.target(), seed=number, prompt_tokens=tokens, max_tokens=100, temperature=1.5
+        )
         output, done = run_all(engine, {"x": request}, {"x": 0})
         reasons.add(done["x"])
-        assert (output["x"][-1] == bundle.tokenizer().end_token) == (done["x"] == "stop")
-        assert len(output["x"]) == 100 or done["x"] == "stop"
+        assert (output["x", 0][-1] == bundle.tokenizer().end_token) == (done["x"] == "stop")
+        assert len(output["x", 0]) == 100 or done["x"] == "stop"
     assert "length" in reasons
 
 
 def test_a_call_is_bounded_and_several_steps_share_one(bundles):
     engine = engine_of(bundles["lstm"], call_seconds=0.02)
-    engine.add("x", text_request(bundles["lstm"], 1).model_copy(update={"max_tokens": 4000, "prompt_tokens": (5,)}))
+    target = bundles["lstm"].target()
+    engine.add("x", TextRequest(target=target, seed=1, max_tokens=4000, prompt_tokens=(5,)))
     call = engine.collect(engine.launch())
     assert call.units > 1
     assert call.batch_size == 1
@@ -136,7 +158,7 @@ def test_requests_wait_for_a_slot_instead_of_failing(bundles):
     requests = {str(n): text_request(bundle, n) for n in range(engine.capacity + 20)}
     output, done = run_all(engine, requests, dict.fromkeys(requests, 0))
     assert set(done) == set(requests)
-    assert all(output.values())
+    assert {(number, request.n - 1) for number, request in requests.items()} <= set(output)
 
 
 def test_a_request_for_the_other_task_is_refused_by_name(bundles):
@@ -147,3 +169,76 @@ def test_a_request_for_the_other_task_is_refused_by_name(bundles):
     scheduler.admit(refused.__setitem__)
     assert "text request" in str(refused["wrong"])
     assert scheduler.busy
+
+
+def plain(bundle, **changes):
+    fields = {"target": bundle.target(), "seed": 1, "prompt_tokens": tuple(range(5, 45)), "max_tokens": 12} | changes
+    return TextRequest(**fields)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gpt2"])
+def test_choice_i_is_the_text_of_seed_and_i(bundles, name):
+    bundle = bundles[name]
+    output, _ = run_all(engine_of(bundle), {"x": plain(bundle, n=4)}, {"x": 0})
+    texts = [output["x", choice] for choice in range(4)]
+    assert len({tuple(text) for text in texts}) == 4
+    single, _ = run_all(engine_of(bundle), {"x": plain(bundle)}, {"x": 0})
+    assert texts[0] == single["x", 0], "more choices leave the first one as it is"
+
+
+@pytest.mark.parametrize("name", ["lstm", "gpt2"])
+def test_a_scored_prompt_has_the_log_probabilities_of_the_model(bundles, name):
+    """Against scores of the same tokens when they are generated: forced by a bias that leaves raw scores alone."""
+    bundle = bundles[name]
+    prompt = tuple(int(token) for token in torch.randint(5, 40, (50,), generator=torch.Generator().manual_seed(1)))
+    request = plain(bundle, prompt_tokens=prompt, echo=True, logprobs=2, max_tokens=0)
+    engine = engine_of(bundle)
+    engine.add("x", request)
+    scores = []
+    while engine.busy:
+        for event in engine.collect(engine.launch()).events:
+            scores += event.prompt_scores if isinstance(event, Delta) else []
+    assert len(scores) == len(prompt) - 1
+    for place in (1, 2, 31, 32, 33, 49):
+        forced = plain(
+            bundle, prompt_tokens=prompt[:place], logit_bias=((prompt[place], 100.0),), logprobs=2, max_tokens=1
+        )
+        output, _ = run_all(engine, {"x": forced}, {"x": 0})
+        (token,), (score,) = output["x", 0], output["x", -1]
+        assert token == prompt[place]
+        assert score.logprob == pytest.approx(scores[place - 1].logprob, abs=1e-4)
+        assert [i for i, _ in score.likeliest] == [i for i, _ in scores[place - 1].likeliest]
+
+
+def test_an_impossible_request_is_refused_by_name_instead_of_waiting_for_ever(bundles):
+    refused: dict[str, Exception] = {}
+    engine = engine_of(bundles["gpt2"])
+    scheduler = Scheduler({"model": engine})
+    scheduler.submit("model", "too many", plain(bundles["gpt2"], n=16).model_copy(update={"n": engine.capacity + 1}))
+    scheduler.submit("model", "too long", plain(bundles["gpt2"], max_tokens=250))
+    scheduler.submit("model", "unknown token", plain(bundles["gpt2"], prompt_tokens=(5, 9999)))
+    scheduler.admit(refused.__setitem__)
+    assert "room for" in str(refused["too many"])
+    assert "context" in str(refused["too long"])
+    assert "9999" in str(refused["unknown token"])
+
+
+def test_choices_that_do_not_fit_now_wait_together(bundles):
+    engine = engine_of(bundles["lstm"])
+    requests = {str(number): plain(bundles["lstm"], n=16, seed=number) for number in range(engine.capacity // 16 + 2)}
+    output, done = run_all(engine, requests, dict.fromkeys(requests, 0))
+    assert set(done) == set(requests)
+    assert sum(choice >= 0 for _, choice in output) == 16 * len(requests)
+
+
+def test_min_tokens_and_ignore_eos_keep_a_text_going(bundles):
+    bundle = bundles["gpt2"]
+    end = bundle.tokenizer().end_token
+    eager = {"logit_bias": ((end, 100.0),), "max_tokens": 9, "temperature": 0.0}
+    engine = engine_of(bundle)
+    assert run_all(engine, {"x": plain(bundle, **eager)}, {"x": 0})[0]["x", 0] == [end]
+    held, _ = run_all(engine, {"x": plain(bundle, min_tokens=4, **eager)}, {"x": 0})
+    assert len(held["x", 0]) == 5
+    assert held["x", 0].index(end) == 4
+    ignored, _ = run_all(engine, {"x": plain(bundle, ignore_eos=True, **eager)}, {"x": 0})
+    assert ignored["x", 0] == [end] * 9

@@ -8,7 +8,7 @@ between calls. A request that fails, fails alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from contracts.requests import ImageRequest, TextRequest
 
@@ -17,19 +17,32 @@ CALL_SECONDS = 0.02  # what a call may take on a CPU, as far as one step or one 
 Request = TextRequest | ImageRequest
 
 
+class Score(NamedTuple):
+    """A token's raw log-probability, and the likeliest tokens in its place with theirs, likeliest first."""
+
+    logprob: float
+    likeliest: list[tuple[int, float]]
+
+
 @dataclass(frozen=True)
 class Delta:
-    """What a call brought for one job: token ids, or pixels (uint8, height x width x channels) of whole pictures."""
+    """What a call brought for one text or one order of pictures, all of whole tokens and whole pictures."""
 
     job_id: str
+    choice: int = 0
     tokens: list[int] = field(default_factory=list)
-    pictures: list[bytes] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)  # of the tokens, where asked for
+    prompt_scores: list[Score] = field(default_factory=list)  # of the next tokens of the prompt, from its second on
+    pictures: list[bytes] = field(default_factory=list)  # pixels, uint8, height x width x channels
 
 
 @dataclass(frozen=True)
 class Done:
+    """A choice has ended. By "stop", its last token is the one that ended it, which is no part of the text."""
+
     job_id: str
     finish_reason: Literal["stop", "length"]
+    choice: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,17 +76,20 @@ class Engine(Protocol[Handle]):
 
     @property
     def free(self) -> int:
-        """How many more requests can be added now."""
+        """How many more requests of the smallest kind can be added now."""
 
     @property
     def busy(self) -> bool:
         """Whether a call would do anything."""
 
+    def fits(self, request: Request) -> bool:
+        """Whether this request can be added now. One that never can is let in, to be refused by name."""
+
     def add(self, job_id: str, request: Request) -> None:
         """Take a request in; it takes part from the next call on. Raises InvalidRequest if it cannot be run."""
 
-    def remove(self, job_id: str) -> None:
-        """Forget a request; what it held is free at the next call. Unknown ids are ignored."""
+    def remove(self, job_id: str, choice: int | None = None) -> None:
+        """Forget a request, or one choice of it; what it held is free at the next call. Unknown ids are ignored."""
 
     def launch(self) -> Handle:
         """Start one call."""

@@ -45,12 +45,15 @@ class ImageEngine:
     def busy(self) -> bool:
         return bool(self._orders)
 
+    def fits(self, request: Request) -> bool:
+        return self.free > 0
+
     def add(self, job_id: str, request: Request) -> None:
         if not isinstance(request, ImageRequest):
             raise InvalidRequest(f"A {request.task} request cannot be run by an image model.")
         self._orders[job_id] = _Order(job_id, request)
 
-    def remove(self, job_id: str) -> None:
+    def remove(self, job_id: str, choice: int | None = None) -> None:
         self._orders.pop(job_id, None)
 
     def launch(self) -> Call:
