@@ -8,6 +8,7 @@ import torch
 
 from contracts.errors import StoreError
 from export.tfjs import import_tfjs
+from models.runtimes import Chunk
 from models.runtimes.pytorch import load_text
 
 CPU = torch.device("cpu")
@@ -16,7 +17,7 @@ CPU = torch.device("cpu")
 def _greedy(bundle, prompt, count):
     backend = load_text(bundle, CPU)
     backend.reset(2)
-    backend.prefill([(2, 0, prompt[:-1])])
+    backend.prefill([Chunk(2, 0, prompt[:-1])])
     text = list(prompt)
     for _ in range(count):
         logits = backend.decode([0, 0, text[-1], 0], [0, 0, len(text) - 1, 0], [False, False, True, False])
@@ -73,7 +74,8 @@ def test_the_trained_model_keeps_its_loss(shakespeare, store, windows, nats):
 def _decode_windows(backend, windows):
     for slot, window in enumerate(windows.tolist()):
         backend.reset(slot)
-        backend.prefill([(slot, 0, window[:32]), (slot, 32, window[32:-1])])
+        backend.prefill([Chunk(slot, 0, window[:32])])
+        backend.prefill([Chunk(slot, 32, window[32:-1])])
     return backend.decode(windows[:, -1].tolist(), [59] * len(windows), [True] * len(windows))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.runtimes import PREFILL_CHUNK, TextBackend, row_bucket
+from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend, row_bucket
 
 Read = Callable[[TextBackend, dict[int, list[int]]], None]
 Greedy = Callable[[TextBackend, dict[int, list[int]], int], dict[int, list[int]]]
@@ -23,7 +23,7 @@ def read_prompts() -> Read:
             backend.reset(slot)
         for start in range(0, max(map(len, prompts.values())) - 1, PREFILL_CHUNK):
             chunks = {slot: prompt[:-1][start : start + PREFILL_CHUNK] for slot, prompt in prompts.items()}
-            backend.prefill([(slot, start, chunk) for slot, chunk in chunks.items() if chunk])
+            backend.prefill([Chunk(slot, start, chunk) for slot, chunk in chunks.items() if chunk])
 
     return read
 

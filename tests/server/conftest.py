@@ -21,7 +21,7 @@ from contracts import keys
 from contracts.announcements import Announcement, EngineCounters, ServedModel, announce, withdraw
 from contracts.bundle import TOKENIZER, WEIGHTS, Example, Limits, Variant
 from contracts.jobs import request_of
-from contracts.results import ImageResult, TextResult
+from contracts.results import Choice, ImageResult, Logprobs, TextResult
 from contracts.settings import Settings
 from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer
@@ -128,14 +128,18 @@ class StandInWorker:
     def request(self, job_id):
         return request_of(self.redis.hget(f"rq:job:{job_id}", "data"))
 
-    def delta(self, job_id, offset, text, *, publish=True):
-        self.redis.setrange(keys.text(job_id), offset, text)
+    def delta(self, job_id, offset, text, *, choice=0, publish=True):
+        self.redis.setrange(keys.text(job_id, choice), offset, text)
         if publish:
-            self.redis.publish(keys.DELTA_CHANNEL, json.dumps([[job_id, offset, text]]))
+            self.redis.publish(keys.DELTA_CHANNEL, json.dumps([[job_id, choice, offset, text]]))
 
-    def finish(self, job_id, text="hello", *, finish_reason="stop", publish=True):
+    def finish(self, job_id, *texts, finish_reason="stop", publish=True):
+        """End a job well; a text job with these texts behind its prompt, or with `hello` for each choice."""
         request = self.request(job_id)
-        result = _text_result(request, text, finish_reason) if request.task == "text" else _image_result(request)
+        if request.task == "text":
+            result = _text_result(request, texts or ["hello"] * request.n, finish_reason)
+        else:
+            result = _image_result(request)
         value = base64.b64encode(result.model_dump_json().encode())
         self._end(job_id, "finished", {"type": 1, "return_value": value}, publish)
 
@@ -209,9 +213,26 @@ def write_picture_bundle(folder):
     }
 
 
-def _text_result(request, text, finish_reason):
-    counts = {"prompt_tokens": len(request.prompt_tokens), "completion_tokens": len(text)}
-    return TextResult(text=text, finish_reason=finish_reason, **counts)
+def _text_result(request, texts, finish_reason):
+    choices = [_choice(request, text[: request.max_tokens], finish_reason) for text in texts]
+    return TextResult(choices=choices, prompt_tokens=len(request.prompt_tokens))
+
+
+def _choice(request, written, finish_reason):
+    text = "".join(CHARACTERS[token] for token in request.prompt_tokens) * request.echo + written
+    logprobs = None if request.logprobs is None else _logprobs(text, first_is_given=request.echo)
+    return Choice(text=text, finish_reason=finish_reason, tokens=len(written), logprobs=logprobs)
+
+
+def _logprobs(text, *, first_is_given):
+    """One token per character, each equally likely."""
+    unknown = [None] * first_is_given
+    return Logprobs(
+        tokens=list(text),
+        token_logprobs=unknown + [-1.5] * (len(text) - len(unknown)),
+        top_logprobs=unknown + [{character: -1.5} for character in text[len(unknown) :]],
+        text_offset=list(range(len(text))),
+    )
 
 
 def _image_result(request):
