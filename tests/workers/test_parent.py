@@ -36,7 +36,15 @@ def request_of(store):
         if name == "faces":
             return ImageRequest(target=bundle.target(), seed=number, count=1 + number % 5)
         tokens = bundle.tokenizer().encode("the quick brown fox jumps over the lazy dog "[: 3 + number % 40])
-        fields = {"max_tokens": 5 + number, "temperature": (0.0, 1.0)[number % 2], "stream": number % 4 == 0} | changes
+        fields = {
+            "max_tokens": 5 + number,
+            "temperature": (0.0, 1.0)[number % 2],
+            "stream": number % 4 == 0,
+            "n": 1 + number % 3,
+            "logprobs": (None, 2)[number % 2],
+            "echo": number % 5 == 0,
+            "stop": ("th", "qu") if number % 4 == 1 else (),
+        } | changes
         return TextRequest(target=bundle.target(), seed=number, prompt_tokens=tuple(tokens), **fields)
 
     return make
@@ -82,16 +90,19 @@ def test_streamed_text_is_appended_once_and_published(start_worker, jobs, reques
     subscription = connection.pubsub()
     subscription.subscribe(keys.DELTA_CHANNEL)
     assert subscription.get_message(timeout=1)
-    job_id = jobs.enqueue(request_of(0, stream=True, max_tokens=300), **LIFETIMES)
+    job_id = jobs.enqueue(request_of(0, stream=True, max_tokens=300, n=2), **LIFETIMES)
     record = wait_ended(job_id)
-    text = b""
+    texts = [b"", b""]
     while message := subscription.get_message(timeout=0.2):
-        for published_id, offset, part in json.loads(message["data"]):
+        for published_id, choice, offset, part in json.loads(message["data"]):
             assert published_id == job_id
-            assert offset == len(text)
-            text += part.encode()
-    assert record.result.text.encode().startswith(text)
-    assert jobs.text_from(job_id, 0).encode() == text
+            assert offset == len(texts[choice])
+            texts[choice] += part.encode()
+    for choice, text in enumerate(texts):
+        assert text
+        assert record.result.choices[choice].text.encode().startswith(text)
+        assert jobs.text_from(job_id, choice, 0).encode() == text
+        assert 0 < connection.ttl(keys.text(job_id, choice)) <= 300
     subscription.close()
 
 
@@ -131,15 +142,16 @@ def test_a_worker_that_lost_its_lease_cannot_complete_the_job(jobs, request_of, 
     connection.zadd(f"rq:wip:{queue}", {f"{job_id}:{lease.execution_id}": 1})
     assert late.recover() == (1, 0)
     (second,) = other.claim({queue: 1})
-    assert late.publish([(lease, 0, "x")]) == {lease.execution_id}
+    assert late.publish([(lease, 0, 0, "x")]) == {lease.execution_id}
     assert late.renew([lease]) == {lease.execution_id}
-    from contracts.results import TextResult
+    from contracts.results import Choice, TextResult
 
-    result = TextResult(text="late", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+    result = TextResult(choices=[Choice(text="late", finish_reason="stop", tokens=1)], prompt_tokens=1)
+    right = TextResult(choices=[Choice(text="right", finish_reason="stop", tokens=1)], prompt_tokens=1)
     assert late.complete([Ending(lease, "finished", result=result)])[0] == {lease.execution_id}
     assert jobs.read(job_id).status == "running"
-    other.complete([Ending(second, "finished", result=result.model_copy(update={"text": "right"}))])
-    assert jobs.read(job_id).result.text == "right"
+    other.complete([Ending(second, "finished", result=right)])
+    assert jobs.read(job_id).result == right
     assert connection.xlen(f"rq:results:{job_id}") == 1
 
 
