@@ -45,6 +45,8 @@ class ServedModel(_Frozen):
     target: Target
     task: Task
     digest: str
+    fingerprint: str = ""
+    batch_invariant: bool = False
     counters: EngineCounters = EngineCounters()
 
 

@@ -38,6 +38,7 @@ class TextResult(_Frozen):
     task: Literal["text"] = "text"
     choices: list[Choice]
     prompt_tokens: int
+    fingerprint: str = ""  # of the worker's bundle, variant and kernels: OpenAI's system_fingerprint
 
 
 class ImageResult(_Frozen):
@@ -45,6 +46,7 @@ class ImageResult(_Frozen):
 
     task: Literal["image"] = "image"
     count: int
+    fingerprint: str = ""
     pictures: list[str] | None = None
     pictures_key: str | None = None
 

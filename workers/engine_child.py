@@ -2,8 +2,10 @@
 
 Started as `python -m workers.engine_child '{"socket": ..., ...}'` by workers.child. Messages, all with an "op":
 
-    parent -> child   add {model, job, request}   remove {job, choice or None for all}
-    child -> parent   ready {models: {name: capacity}, device}   refused {model, message}
+    parent -> child   add {model, job, request}
+                      remove {job, choice or None for all}
+    child -> parent   ready {models: {name: {capacity, fingerprint, batch_invariant}}, device}
+                      refused {model, message}
                       call {model, events, batch_size, units, seconds, running, waiting}
 """
 
@@ -25,7 +27,7 @@ from contracts.requests import Target, parse_request
 from contracts.store import Store
 from workers.channel import Channel, ChannelClosed
 from workers.engines import Call, Engine, Event, Failed, Request
-from workers.engines.loading import load_engine
+from workers.engines.loading import LoadedModel, load_model
 from workers.processes import die_with_parent
 from workers.scheduler import Scheduler
 
@@ -38,14 +40,22 @@ class EngineChild:
     def __init__(self, channel: Channel, store: Store, targets: list[Target], device: torch.device) -> None:
         self._channel = channel
         self._device = device
-        self._engines: dict[str, Engine[Any]] = {}  # by queue name
+        self._models: dict[str, LoadedModel] = {}  # by queue name
         for target in targets:
             self._load(store, target)
+        self._engines: dict[str, Engine[Any]] = {name: model.engine for name, model in self._models.items()}
         self._scheduler: Scheduler[Request] = Scheduler(dict(self._engines))
 
     def run(self) -> None:
-        capacities = {name: engine.capacity for name, engine in self._engines.items()}
-        self._channel.send({"op": "ready", "models": capacities, "device": str(self._device)})
+        models = {
+            name: {
+                "capacity": model.engine.capacity,
+                "fingerprint": model.fingerprint,
+                "batch_invariant": model.probe.batch_invariant,
+            }
+            for name, model in self._models.items()
+        }
+        self._channel.send({"op": "ready", "models": models, "device": str(self._device)})
         while True:
             self._take_messages()
             self._scheduler.admit(self._refuse)
@@ -57,7 +67,7 @@ class EngineChild:
         """A broken bundle is refused; the other models are served all the same."""
         try:
             bundle = store.open(target.model, target.version)
-            self._engines[target.queue_name] = load_engine(bundle, target.variant, self._device)
+            self._models[target.queue_name] = load_model(bundle, target.variant, self._device)
         except StoreError as error:
             self._channel.send({"op": "refused", "model": target.queue_name, "message": str(error)})
 

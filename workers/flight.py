@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from typing import Any
@@ -23,9 +22,10 @@ from workers.pictures import encode_png
 class Flight(ABC):
     """Belongs to one lease. `crashes` counts the engine children that died while running it."""
 
-    def __init__(self, lease: Lease, request: TextRequest | ImageRequest) -> None:
+    def __init__(self, lease: Lease, request: TextRequest | ImageRequest, fingerprint: str) -> None:
         self.lease = lease
         self.request = request
+        self._fingerprint = fingerprint
         self.deadline = time.monotonic() + lease.timeout_seconds
         self.crashes = 0
         self.restart()
@@ -67,9 +67,9 @@ class Flight(ABC):
 class TextFlight(Flight):
     request: TextRequest
 
-    def __init__(self, lease: Lease, request: TextRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, lease: Lease, request: TextRequest, fingerprint: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        super().__init__(lease, request)
+        super().__init__(lease, request, fingerprint)
 
     def restart(self) -> None:
         self._choices = [ChoiceText(self.request, self._tokenizer) for _ in range(self.request.n)]
@@ -94,6 +94,7 @@ class TextFlight(Flight):
         result = TextResult(
             choices=[choice.result(self._prompt_scores) for choice in self._choices],
             prompt_tokens=len(self.request.prompt_tokens),
+            fingerprint=self._fingerprint,
         )
         return Ending(self.lease, "finished", result=result)
 
@@ -109,9 +110,9 @@ class TextFlight(Flight):
 class ImageFlight(Flight):
     request: ImageRequest
 
-    def __init__(self, lease: Lease, request: ImageRequest, size: tuple[int, int]) -> None:
+    def __init__(self, lease: Lease, request: ImageRequest, fingerprint: str, size: tuple[int, int]) -> None:
         self._size = size
-        super().__init__(lease, request)
+        super().__init__(lease, request, fingerprint)
 
     def restart(self) -> None:
         self._pictures: list[bytes] = []
@@ -130,7 +131,7 @@ class ImageFlight(Flight):
 
     def land(self) -> Ending:
         key = keys.pictures(self.lease.job_id, self.lease.execution_id)
-        result = ImageResult(count=len(self._pictures), pictures_key=key)
+        result = ImageResult(count=len(self._pictures), fingerprint=self._fingerprint, pictures_key=key)
         return Ending(self.lease, "finished", result=result, pictures=self._pictures)
 
     def to_publish(self) -> list[tuple[int, int, str]]:
@@ -144,14 +145,14 @@ def _scores(packed: list[Any]) -> list[Score]:
     return [Score(logprob, [(token, value) for token, value in likeliest]) for logprob, likeliest in packed]
 
 
-def take_off(lease: Lease, bundle: Bundle) -> Flight:
-    """The flight of a claimed job. Raises InvalidRequest for a payload that is not a request for this bundle."""
+def take_off(lease: Lease, bundle: Bundle, fingerprint: str) -> Flight:
+    """The flight of a claimed job, on an engine with this fingerprint.
+
+    Raises InvalidRequest for a payload that is not a request for this bundle.
+    """
     request = request_of(lease.data)
     if request.target.queue_name != lease.queue or request.task != bundle.manifest.task:
         raise InvalidRequest(f"The job asks for {request.target.queue_name} but lay on the queue {lease.queue}.")
     if isinstance(request, TextRequest):
-        known = bundle.manifest.config.get("vocabulary_size", math.inf)
-        if max(request.prompt_tokens) >= known:  # would end the engine child, and with it the whole batch
-            raise InvalidRequest(f"The job's prompt holds token {max(request.prompt_tokens)}; the model has {known}.")
-        return TextFlight(lease, request, bundle.tokenizer())
-    return ImageFlight(lease, request, bundle.manifest.limits.picture_pixels or (0, 0))
+        return TextFlight(lease, request, fingerprint, bundle.tokenizer())
+    return ImageFlight(lease, request, fingerprint, bundle.manifest.limits.picture_pixels or (0, 0))

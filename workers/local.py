@@ -12,7 +12,7 @@ from contracts.requests import ImageRequest, TextRequest
 from contracts.results import ImageResult, TextResult
 from workers.choice import ChoiceText
 from workers.engines import Delta, Done, Event, Score
-from workers.engines.loading import load_engine
+from workers.engines.loading import load_model
 from workers.pictures import encode_png
 
 _ONLY = "only"  # the id of the one request
@@ -23,7 +23,8 @@ class LocalModel:
 
     def __init__(self, bundle: Bundle, variant: str = DEFAULT_VARIANT, device: str = "cpu") -> None:
         self.bundle = bundle
-        self._engine = load_engine(bundle, variant, torch.device(device))
+        loaded = load_model(bundle, variant, torch.device(device))
+        self.probe, self.fingerprint, self._engine = loaded.probe, loaded.fingerprint, loaded.engine
 
     def text(self, request: TextRequest, on_text: Callable[[str], None] = lambda _: None) -> TextResult:
         """Run a text request; `on_text` gets the first choice's text as it comes."""
@@ -42,7 +43,9 @@ class LocalModel:
             on_text(choices[0].text[shown:])
             shown = len(choices[0].text)
         return TextResult(
-            choices=[choice.result(prompt_scores) for choice in choices], prompt_tokens=len(request.prompt_tokens)
+            choices=[choice.result(prompt_scores) for choice in choices],
+            prompt_tokens=len(request.prompt_tokens),
+            fingerprint=self.fingerprint,
         )
 
     def pictures(self, request: ImageRequest) -> list[bytes]:
@@ -59,7 +62,7 @@ class LocalModel:
         if isinstance(request, TextRequest):
             return self.text(request)
         pictures = [base64.b64encode(picture).decode() for picture in self.pictures(request)]
-        return ImageResult(count=request.count, pictures=pictures)
+        return ImageResult(count=request.count, pictures=pictures, fingerprint=self.fingerprint)
 
     def _events(self, request: TextRequest | ImageRequest) -> Iterator[Event]:
         self._engine.add(_ONLY, request)

@@ -48,7 +48,7 @@ class WorkerParent:
         self._leases = Leases(self._redis, name)
         self._registration = RqRegistration(connect(redis_url), name, list(bundles), self._ask_to_stop)
         self._doorbell = Doorbell(connect(redis_url), self._wake)
-        self._capacity: dict[str, int] = {}  # by queue, once the child is ready
+        self._served: dict[str, dict[str, Any]] = {}  # by queue, what the child said of it; empty until it is ready
         self._counters = {queue: EngineCounters() for queue in bundles}
         self._device = "starting"
         self._child_restarts = 0
@@ -166,8 +166,9 @@ class WorkerParent:
 
     def _handle(self, message: dict[str, Any]) -> None:
         if message["op"] == "ready":
-            self._capacity, self._device = message["models"], message["device"]
-            log.info("ready: %s on %s", ", ".join(self._capacity) or "no model", self._device)
+            self._served, self._device = message["models"], message["device"]
+            self._warn_of_variance()
+            log.info("ready: %s on %s", ", ".join(self._served) or "no model", self._device)
             for flight in self._flights.values():
                 self._hand_over(flight)
             self._heartbeat.within(0.0)  # announces it
@@ -178,6 +179,11 @@ class WorkerParent:
             self._count(message)
             for event in message["events"]:
                 self._apply(event)
+
+    def _warn_of_variance(self) -> None:
+        for queue, said in self._served.items():
+            if not said["batch_invariant"]:
+                log.warning("%s gives other bits in other batches: a seed alone does not fix its output here", queue)
 
     def _apply(self, event: dict[str, Any]) -> None:
         flight = self._flights.get(event["job_id"])
@@ -197,7 +203,7 @@ class WorkerParent:
     def _after_child_death(self) -> None:
         """Its jobs simply start again in the next child; one that has seen too many deaths fails."""
         status = self._child.bury()
-        self._capacity = {}
+        self._served = {}
         self._child_restarts += 1
         log.error("the engine child died (status %d); its %d jobs start again", status, len(self._flights))
         for flight in list(self._flights.values()):
@@ -301,7 +307,12 @@ class WorkerParent:
     def _announce(self) -> None:
         models = tuple(
             ServedModel(
-                target=bundle.target(), task=bundle.manifest.task, digest=bundle.digest, counters=self._counters[queue]
+                target=bundle.target(),
+                task=bundle.manifest.task,
+                digest=bundle.digest,
+                fingerprint=self._served.get(queue, {}).get("fingerprint", ""),
+                batch_invariant=self._served.get(queue, {}).get("batch_invariant", False),
+                counters=self._counters[queue],
             )
             for queue, bundle in self._bundles.items()
         )
@@ -330,11 +341,11 @@ class WorkerParent:
         """By queue. Full ones are there with 0: a claim passes the bell's token on to other workers."""
         draining = self._draining_since is not None
         held = Counter(flight.lease.queue for flight in self._flights.values())
-        return {queue: 0 if draining else count - held[queue] for queue, count in self._capacity.items()}
+        return {queue: 0 if draining else said["capacity"] - held[queue] for queue, said in self._served.items()}
 
     def _take_off(self, lease: Lease) -> None:
         try:
-            flight = take_off(lease, self._bundles[lease.queue])
+            flight = take_off(lease, self._bundles[lease.queue], self._served[lease.queue]["fingerprint"])
         except InvalidRequest as error:
             self._endings[lease.execution_id] = Ending(lease, "failed", error=error)
             return

@@ -35,7 +35,8 @@ class TextBackend(Protocol):
     def vocabulary_size(self) -> int: ...
 
     @property
-    def device_name(self) -> str: ...
+    def threads(self) -> int:
+        """CPU threads that its calls use; other numbers may give other bits."""
 
     def reset(self, slot: int) -> None:
         """Empty a slot for a new request."""
@@ -61,7 +62,8 @@ class ImageBackend(Protocol):
     def latent(self) -> int: ...
 
     @property
-    def device_name(self) -> str: ...
+    def threads(self) -> int:
+        """CPU threads that its calls use; other numbers may give other bits."""
 
     def draw(self, latents: Tensor) -> Tensor:
         """Latents (B, latent) -> pixels uint8 (B, height, width, channels); B is a power of two."""

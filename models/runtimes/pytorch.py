@@ -18,6 +18,7 @@ from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, ImageBackend, T
 MOST_SLOTS = 64
 KV_BYTES = 2 << 30
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
+_MACHINE_THREADS = torch.get_num_threads()  # before any model sets its own
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -48,15 +49,10 @@ def _with_weights(module: Module, bundle: Bundle, device: torch.device) -> Modul
     return module.to(device).eval().requires_grad_(False)
 
 
-class _Threads:
+def _threads_for(model: nn.Module) -> int:
     """How many CPU threads a model's calls use: fixed by the model and the machine, never by what else is running."""
-
-    def __init__(self, model: nn.Module) -> None:
-        small = sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL_PARAMETERS
-        self._count = 1 if small else torch.get_num_threads()
-
-    def use(self) -> None:
-        torch.set_num_threads(self._count)
+    small = sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL_PARAMETERS
+    return 1 if small else _MACHINE_THREADS
 
 
 class LstmBackend:
@@ -65,10 +61,9 @@ class LstmBackend:
     def __init__(self, model: LstmLanguageModel, device: torch.device, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
         self.vocabulary_size = model.config.vocabulary_size
-        self.device_name = str(device)
         self._device = device
         self._model = model
-        self._threads = _Threads(model)
+        self.threads = _threads_for(model)
         self._state = model.zero_state(slots)  # row = slot
 
     def reset(self, slot: int) -> None:
@@ -83,7 +78,7 @@ class LstmBackend:
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """All chunks together, one position a time; rows that have ended keep their state."""
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         rows = max(SMALLEST_ROWS, 1 << (len(chunks) - 1).bit_length())
         lengths = [len(chunk.tokens) for chunk in chunks] + [0] * (rows - len(chunks))
         padded = [chunk.tokens + [0] * (PREFILL_CHUNK - len(chunk.tokens)) for chunk in chunks]
@@ -108,7 +103,7 @@ class LstmBackend:
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         rows = len(tokens)
         before: State = [(h[:rows], c[:rows]) for h, c in self._state]
         stepped = self._model.step(torch.tensor(tokens, device=self._device), before)
@@ -128,10 +123,9 @@ class WindowedLstmBackend:
             raise ValueError("this model carries its state; use LstmBackend")
         self.slots = slots
         self.vocabulary_size = model.config.vocabulary_size
-        self.device_name = str(device)
         self._device = device
         self._model = model
-        self._threads = _Threads(model)
+        self.threads = _threads_for(model)
         self._window = model.config.window
         self._recent: list[list[int]] = [[] for _ in range(slots)]
 
@@ -145,7 +139,7 @@ class WindowedLstmBackend:
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Reading costs nothing here; scoring runs the window that ends at each token."""
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         logits: list[Tensor | None] = []
         for chunk in chunks:
             known = self._recent[chunk.slot] + chunk.tokens
@@ -159,7 +153,7 @@ class WindowedLstmBackend:
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         windows = [
             (self._recent[row] + [token])[-self._window :] if active[row] else [token]
             for row, token in enumerate(tokens)
@@ -199,10 +193,9 @@ class Gpt2Backend:
         affordable = kv_bytes // KvCache.bytes_per_slot(model.config, torch.float32)
         self.slots = max(SMALLEST_ROWS, min(MOST_SLOTS, affordable // SMALLEST_ROWS * SMALLEST_ROWS))
         self.vocabulary_size = model.config.vocabulary_size
-        self.device_name = str(device)
         self._device = device
         self._model = model
-        self._threads = _Threads(model)
+        self.threads = _threads_for(model)
         self._cache = KvCache(model.config, self.slots, device, torch.float32)
 
     def reset(self, slot: int) -> None:
@@ -214,7 +207,7 @@ class Gpt2Backend:
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         logits: list[Tensor | None] = []
         for chunk in chunks:
             width = min(PREFILL_CHUNK, self._model.config.context_tokens - chunk.start)
@@ -226,7 +219,7 @@ class Gpt2Backend:
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """An inactive row writes at its position, which a later prefill or decode of that slot overwrites unread."""
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         return self._model.decode(
             self._cache,
             torch.tensor(tokens, device=self._device),
@@ -238,12 +231,11 @@ class Gpt2Backend:
 class DcganBackend:
     def __init__(self, model: nn.Sequential, latent: int, device: torch.device) -> None:
         self.latent = latent
-        self.device_name = str(device)
         self._device = device
         self._model = model
-        self._threads = _Threads(model)
+        self.threads = _threads_for(model)
 
     @torch.inference_mode()
     def draw(self, latents: Tensor) -> Tensor:
-        self._threads.use()
+        torch.set_num_threads(self.threads)
         return to_pixels(self._model(latents[:, :, None, None].to(self._device))).cpu()

@@ -9,7 +9,7 @@ import torch
 
 from contracts.requests import ImageRequest, TextRequest
 from workers.engines import Delta, Done, Failed
-from workers.engines.loading import load_engine
+from workers.engines.loading import load_model
 from workers.scheduler import Scheduler
 
 
@@ -19,7 +19,7 @@ def bundles(store):
 
 
 def engine_of(bundle, call_seconds=0.02):
-    engine = load_engine(bundle, "pytorch:fp32", torch.device("cpu"))
+    engine = load_model(bundle, "pytorch:fp32", torch.device("cpu")).engine
     vars(engine)["_call_seconds"] = call_seconds
     return engine
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +12,7 @@ import torch
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import StoreError
 from contracts.requests import ImageRequest, TextRequest
+from models.probe import Probe, probe_images, probe_text
 from models.runtimes.pytorch import load_images, load_text
 from workers.engines import Done, Engine, Request
 from workers.engines.image import ImageEngine
@@ -17,19 +21,47 @@ from workers.engines.text import TextEngine
 _WARM_UP_TOKENS = 4
 
 
-def load_engine(bundle: Bundle, variant: str, device: torch.device) -> Engine[Any]:
-    """The engine of a bundle's variant, warmed up with the bundle's own example. Raises StoreError."""
+@dataclass(frozen=True)
+class LoadedModel:
+    """A warm engine, and what the probe said of its backend.
+
+    Within one fingerprint the same request and seed give the same output, if the variant is batch invariant.
+    """
+
+    engine: Engine[Any]
+    probe: Probe
+    fingerprint: str
+
+
+def load_model(bundle: Bundle, variant: str, device: torch.device) -> LoadedModel:
+    """Load, probe, and warm up with the bundle's own example. Raises StoreError."""
     names = [known.name for known in bundle.manifest.variants]
     if variant not in names:
         raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(names)}")
     engine: Engine[Any]
     if bundle.manifest.task == "text":
-        end_token = bundle.tokenizer().end_token
-        engine = TextEngine(load_text(bundle, device), end_token, bundle.manifest.limits.context_tokens)
+        text_backend = load_text(bundle, device)
+        context_tokens = bundle.manifest.limits.context_tokens
+        probe = probe_text(text_backend, context_tokens)
+        engine = TextEngine(text_backend, bundle.tokenizer().end_token, context_tokens)
+        threads = text_backend.threads
     else:
-        engine = ImageEngine(load_images(bundle, device))
+        image_backend = load_images(bundle, device)
+        probe = probe_images(image_backend)
+        engine = ImageEngine(image_backend)
+        threads = image_backend.threads
     _run(engine, example_request(bundle, variant))
-    return engine
+    return LoadedModel(engine, probe, fingerprint(bundle, variant, device, threads))
+
+
+def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int) -> str:
+    """OpenAI's `system_fingerprint`: changes with the bundle, the variant and whatever may compute other bits."""
+    kernels = [torch.__version__, f"{threads} threads", device.type]
+    if device.type == "cuda":
+        kernels.append(torch.cuda.get_device_name(device))
+    else:
+        kernels += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    return "fp_" + hashlib.sha256("|".join([bundle.digest, variant, *kernels]).encode()).hexdigest()[:16]
 
 
 def example_request(bundle: Bundle, variant: str = DEFAULT_VARIANT) -> Request:

@@ -1,0 +1,83 @@
+"""The start-up probe: does a row keep its bits whatever bucket, slot and company it is in?
+
+One text is read and decoded in every row bucket at several slots, among neighbours with other tokens and lengths; one
+picture is drawn at several places of every batch size. Everything is compared bit for bit with the smallest batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.noise import latents
+from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, ImageBackend, TextBackend
+
+_STEPS = 2
+_PROMPT_TOKENS = PREFILL_CHUNK + 8  # two chunks
+_MOST_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether the bits were equal, by batch size and place in it."""
+
+    equal: dict[tuple[int, int], bool]
+
+    @property
+    def batch_invariant(self) -> bool:
+        return all(self.equal.values())
+
+
+@torch.inference_mode()
+def probe_text(backend: TextBackend, context_tokens: int | None) -> Probe:
+    """Probe every row bucket of a text backend whose slots are all free."""
+    length = min(_PROMPT_TOKENS, (context_tokens or _PROMPT_TOKENS + _STEPS) - _STEPS)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(backend.vocabulary_size, (length + _STEPS,), generator=generator).tolist()
+    farthest = (context_tokens or 1) - 1
+    alone = _decode(backend, tokens, SMALLEST_ROWS, 0, 0)
+    equal = {}
+    for rows in _buckets(backend.slots):
+        for slot in sorted({0, rows // 2, rows - 1}):
+            # A distant neighbour changes the length that attention is padded to.
+            equal[rows, slot] = torch.equal(_decode(backend, tokens, rows, slot, farthest), alone)
+    for slot in range(backend.slots):
+        backend.reset(slot)
+    return Probe(equal)
+
+
+@torch.inference_mode()
+def probe_images(backend: ImageBackend) -> Probe:
+    """Probe every batch size that the image engine uses."""
+    noise = latents(0, list(range(_MOST_PICTURES)), backend.latent)
+    alone = backend.draw(noise[:1])[0]
+    equal = {}
+    for count in (1 << power for power in range(_MOST_PICTURES.bit_length())):
+        for place in sorted({0, count // 2, count - 1}):
+            batch = noise[:count].clone()
+            batch[place] = noise[0]
+            equal[count, place] = torch.equal(backend.draw(batch)[place], alone)
+    return Probe(equal)
+
+
+def _buckets(slots: int) -> list[int]:
+    powers = [1 << power for power in range(SMALLEST_ROWS.bit_length() - 1, slots.bit_length())]
+    return sorted({*(rows for rows in powers if rows <= slots), slots})
+
+
+def _decode(backend: TextBackend, tokens: list[int], rows: int, slot: int, farthest: int) -> Tensor:
+    """Read and decode the probe's text in one slot: logits (steps, vocabulary)."""
+    prompt, fed = tokens[:-_STEPS], tokens[-_STEPS:]
+    backend.reset(slot)
+    for start in range(0, len(prompt), PREFILL_CHUNK):
+        backend.prefill([Chunk(slot, start, prompt[start : start + PREFILL_CHUNK])])
+    seen = []
+    for step, token in enumerate(fed):
+        others = [(7 * row + step) % backend.vocabulary_size for row in range(rows)]
+        places = [(farthest * row) // rows for row in range(rows)]
+        others[slot], places[slot] = token, len(prompt) + step
+        active = [row == slot or row % 3 > 0 for row in range(rows)]
+        seen.append(backend.decode(others, places, active)[slot].clone())
+    return torch.stack(seen)
