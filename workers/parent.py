@@ -32,6 +32,7 @@ from workers.rq_worker import RqRegistration
 
 log = logging.getLogger("kamishibai.worker")
 
+BUSY_SECONDS = 0.2  # after this time at the latest `rq info` shows that work has begun
 POLL_SECONDS = 1.0  # a lost doorbell token costs no more than this
 DRAIN_SECONDS = 25.0  # what is in flight after SIGTERM may take this long, then it goes back to its queue
 CRASHES_ALLOWED = 3
@@ -58,11 +59,10 @@ class WorkerParent:
         self._draining_since: float | None = None
         self._in_a_hurry = False
         self._wake_receive, self._wake_send = socket.socketpair()
-        self._chores = [
-            _Chore(RENEW_SECONDS, self._keep_leases),
-            _Chore(JANITOR_SECONDS, self._recover_leases),
-            _Chore(POLL_SECONDS, self._claim),
-        ]
+        self._heartbeat = _Chore(RENEW_SECONDS, self._keep_leases)
+        self._janitor = _Chore(JANITOR_SECONDS, self._recover_leases)
+        self._claiming = _Chore(POLL_SECONDS, self._claim)
+        self._chores = [self._heartbeat, self._janitor, self._claiming]
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT; then drain."""
@@ -151,7 +151,7 @@ class WorkerParent:
             return  # it is awake already
 
     def _claim_soon(self) -> None:
-        self._chores[-1].due = 0.0
+        self._claiming.within(0.0)
 
     # The child
 
@@ -170,7 +170,7 @@ class WorkerParent:
             log.info("ready: %s on %s", ", ".join(self._capacity) or "no model", self._device)
             for flight in self._flights.values():
                 self._hand_over(flight)
-            self._chores[0].due = 0.0  # announce it
+            self._heartbeat.within(0.0)  # announces it
             self._claim_soon()
         elif message["op"] == "refused":
             log.error("%s is not served: %s", message["model"], message["message"])
@@ -321,6 +321,8 @@ class WorkerParent:
             for lease in claimed:
                 self._take_off(lease)
         self._doorbell.arm([queue for queue, count in self._free_places().items() if count])
+        if self._flights and not self._registration.busy:
+            self._heartbeat.within(BUSY_SECONDS)
 
     def _free_places(self) -> dict[str, int]:
         """By queue. Full ones are there with 0: a claim passes the bell's token on to other workers."""
@@ -339,12 +341,15 @@ class WorkerParent:
 
 
 class _Chore:
-    """Something to do every few seconds, or sooner by setting `due`."""
+    """Something to do every few seconds, or sooner when asked."""
 
     def __init__(self, every_seconds: float, do: Callable[[], None]) -> None:
         self._every_seconds = every_seconds
         self._do = do
         self.due = 0.0
+
+    def within(self, seconds: float) -> None:
+        self.due = min(self.due, time.monotonic() + seconds)
 
     def do_if_due(self) -> None:
         if time.monotonic() >= self.due:

@@ -27,7 +27,7 @@ class RqRegistration(SimpleWorker):
     def __init__(self, connection: Redis, name: str, queue_names: list[str], on_stop: Callable[[str], None]) -> None:
         super().__init__(queue_names, name=name, connection=connection, serializer=JSONSerializer)
         self._on_stop = on_stop
-        self._busy = False
+        self.busy = False  # as RQ was last told
 
     def begin(self) -> None:
         self.register_birth()
@@ -43,6 +43,7 @@ class RqRegistration(SimpleWorker):
             self.set_state(WorkerStatus.BUSY if first_job_id else WorkerStatus.IDLE, pipeline=pipe)
             self.set_current_job_id(first_job_id, pipeline=pipe)
             pipe.execute()
+        self.busy = first_job_id is not None
 
     def end(self) -> None:
         self.unsubscribe()
