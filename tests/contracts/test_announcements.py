@@ -1,0 +1,88 @@
+"""Announcements: counters, lifetimes, and junk that others left."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import keys
+from contracts.announcements import (
+    BATCH_SIZE_BOUNDS,
+    Announcement,
+    EngineCounters,
+    ServedModel,
+    announce,
+    read_announcements,
+    withdraw,
+)
+from contracts.requests import Target
+
+
+def announcement(worker: str) -> Announcement:
+    served = ServedModel(
+        target=Target(model="m", version=1, variant="pytorch:fp32"),
+        task="text",
+        digest="0" * 64,
+        counters=EngineCounters().after_call(3, 30, 0.5),
+    )
+    return Announcement(worker=worker, device="cpu", ready=True, models=(served,), child_restarts=2)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "index"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (128, 7), (129, 8), (256, 8), (257, 9), (9999, 9)]
+)
+def test_a_call_is_counted_under_the_smallest_bound_that_holds_it(batch_size, index):
+    sizes = EngineCounters().after_call(batch_size, 1, 0.1).batch_sizes
+    assert sizes == tuple(int(i == index) for i in range(len(BATCH_SIZE_BOUNDS) + 1))
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 1000), st.integers(0, 8))))
+def test_counters_only_add_up(calls):
+    counters = EngineCounters(running=5, waiting=6)
+    for batch_size, units, eighths in calls:
+        counters = counters.after_call(batch_size, units, eighths / 8)
+    assert counters.calls == sum(counters.batch_sizes) == len(calls)
+    assert counters.units == sum(units for _, units, _ in calls)
+    assert counters.call_seconds == sum(eighths / 8 for _, _, eighths in calls)
+    assert (counters.running, counters.waiting) == (5, 6)
+
+
+def test_announcements_come_back_by_name_and_expire(connection):
+    announce(connection, announcement("b"))
+    announce(connection, announcement("a"))
+    assert read_announcements(connection) == [announcement("a"), announcement("b")]
+    assert 0 < connection.ttl(keys.worker("a")) <= keys.ANNOUNCEMENT_SECONDS
+
+
+def test_a_worker_that_stopped_renewing_is_dropped_with_its_name(connection):
+    announce(connection, announcement("gone"))
+    announce(connection, announcement("here"))
+    connection.delete(keys.worker("gone"))
+    assert [each.worker for each in read_announcements(connection)] == ["here"]
+    assert connection.smembers(keys.WORKERS) == {b"here"}
+
+
+def test_a_worker_withdraws(connection):
+    announce(connection, announcement("a"))
+    withdraw(connection, "a")
+    assert read_announcements(connection) == []
+    assert not connection.exists(keys.WORKERS, keys.worker("a"))
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"\xff", b"[]", b'{"worker": "x"}', b"[" * 9000])
+def test_junk_is_skipped_and_left_to_its_owner(connection, junk):
+    announce(connection, announcement("a"))
+    connection.sadd(keys.WORKERS, "x", b"\xff\xfe")
+    connection.set(keys.worker("x"), junk)
+    connection.set(keys.worker("").encode() + b"\xff\xfe", junk)
+    assert read_announcements(connection) == [announcement("a")]
+    assert connection.get(keys.worker("x")) == junk
+    assert connection.smembers(keys.WORKERS) == {b"a", b"x", b"\xff\xfe"}
+
+
+def test_a_key_of_another_type_is_no_announcement(connection):
+    announce(connection, announcement("a"))
+    connection.sadd(keys.WORKERS, "x")
+    connection.rpush(keys.worker("x"), "y")
+    assert read_announcements(connection) == [announcement("a")]

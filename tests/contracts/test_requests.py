@@ -1,0 +1,192 @@
+"""Bodies and requests: what each field takes, and how a refusal is worded."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from contracts.errors import InvalidRequest
+from contracts.requests import (
+    MAX_COUNT,
+    MAX_SEED,
+    CompletionBody,
+    ImageBody,
+    ImageRequest,
+    JobBody,
+    Target,
+    TextRequest,
+    describe,
+    parse_request,
+)
+
+TARGET = {"model": "gpt2", "version": 3, "variant": "pytorch:fp32"}
+TEXT = {"task": "text", "target": TARGET, "seed": 1, "prompt_tokens": [1, 2]}
+IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "taken", "refused"),
+    [
+        (CompletionBody, "prompt", ["a", "\n", "日本"], ["", 5, ["a"], None]),
+        (CompletionBody, "max_tokens", [1, MAX_COUNT], [0, -1, MAX_COUNT + 1, 2**70, 1.0, "1", True]),
+        (CompletionBody, "temperature", [0, 0.0, 1, 100.0], [-0.1, 100.1, float("nan"), float("inf"), "1"]),
+        (CompletionBody, "top_k", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 0.5]),
+        (CompletionBody, "top_p", [1, 1.0, 1e-9], [0, 0.0, 1.1, -1, float("nan")]),
+        (CompletionBody, "seed", [0, MAX_SEED], [-1, MAX_SEED + 1, "1", 1.5]),
+        (CompletionBody, "stop", ["a", [], ["a"] * 4, "x" * 256], ["", [""], ["a"] * 5, "x" * 257, [1], 1]),
+        (CompletionBody, "n", [1], [0, 2, "1"]),
+        (CompletionBody, "echo", [False], [True]),
+        (CompletionBody, "presence_penalty", [0, 0.0], [0.1, -0.1]),
+        (CompletionBody, "logit_bias", [{}], [{"1": 2.0}]),
+        (CompletionBody, "stream", [True, False], [1, "true"]),
+        (ImageBody, "n", [1, 1000], [0, -1, 1.5, True]),
+        (ImageBody, "seed", [0, MAX_SEED], [-1, MAX_SEED + 1]),
+        (ImageBody, "response_format", ["b64_json"], ["url", 1]),
+        (ImageBody, "stream", [False], [True]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_each_field_takes_its_range_and_a_refusal_names_field_and_value(body, field, taken, refused):
+    rest = {"prompt": "a"} if body is CompletionBody else {}
+    for value in taken:
+        assert getattr(body.model_validate(rest | {field: value}), field) == value
+    for value in refused:
+        with pytest.raises(ValidationError) as caught:
+            body.model_validate(rest | {field: value})
+        text = describe(caught.value)
+        assert re.match(rf"'{field}(\.[^']*)?' is (missing|.+: .+)", text), text
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize("body", [CompletionBody, ImageBody])
+def test_null_is_a_field_left_out(body):
+    fields = set(body.model_fields) - {"prompt"}
+    rest = {"prompt": "a"}
+    assert body.model_validate(rest | dict.fromkeys(fields)) == body.model_validate(rest)
+
+
+def test_null_does_not_excuse_an_unknown_field():
+    with pytest.raises(ValidationError) as caught:
+        CompletionBody.model_validate({"prompt": "a", "colour": None})
+    assert describe(caught.value) == "'colour' is not a field of this request; remove it"
+
+
+def test_describe_says_what_is_wrong_and_what_to_do():
+    with pytest.raises(ValidationError) as caught:
+        CompletionBody.model_validate({"max_tokens": 0, "stop": [""], "x": 1})
+    assert describe(caught.value).split("; ") == [
+        "'max_tokens' is 0: input should be greater than or equal to 1",
+        "'prompt' is missing",
+        "'stop' is ['']: give at most 4 stop strings of 1 to 256 characters",
+    ]
+    assert describe(caught.value, limit=4).endswith("'x' is not a field of this request; remove it")
+
+
+def test_describe_shortens_values_and_survives_deep_ones():
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for value, shown in (("y" * 10_000, "'" + "y" * 56 + "..."), (deep, "too deep")):
+        with pytest.raises(ValidationError) as caught:
+            JobBody.model_validate({"input": value})
+        assert describe(caught.value).startswith(f"'input' is {shown}: ")
+
+
+def test_stops_are_a_tuple_however_they_were_given():
+    given_and_meant = [(None, ()), ("a", ("a",)), ([], ()), (["a", "b"], ("a", "b"))]
+    for given_stop, meant in given_and_meant:
+        assert CompletionBody(prompt="p", stop=given_stop).stops() == meant
+
+
+seeds = st.integers(0, MAX_SEED)
+counts = st.integers(1, MAX_COUNT)
+targets = st.builds(Target, model=st.text(), version=st.integers(1, 2**31), variant=st.text())
+text_requests = st.builds(
+    TextRequest,
+    target=targets,
+    seed=seeds,
+    prompt_tokens=st.lists(st.integers(0, MAX_COUNT), min_size=1).map(tuple),
+    max_tokens=counts,
+    temperature=st.floats(0, 100),
+    top_k=st.integers(0, MAX_COUNT),
+    top_p=st.floats(0, 1, exclude_min=True),
+    stop=st.lists(st.text(min_size=1), max_size=4).map(tuple),
+    stream=st.booleans(),
+)
+image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=counts)
+
+
+@given(text_requests | image_requests)
+def test_a_request_is_the_same_after_its_way_through_json(request_):
+    assert parse_request(json.loads(json.dumps(request_.model_dump(mode="json")))) == request_
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+LIKELY = st.fixed_dictionaries({field: st.just(value) | JSON for field, value in TEXT.items()}, optional={"x": JSON})
+
+
+@given(JSON | LIKELY)
+def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
+    try:
+        request = parse_request(payload)
+    except InvalidRequest as error:
+        outcome = error.message.splitlines()
+    else:
+        outcome = [request]
+        assert isinstance(request, TextRequest | ImageRequest)
+    assert len(outcome) == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        (TEXT | {"colour": 1}, "'text.colour' is not a field"),
+        (TEXT | {"schema_version": 2}, "'text.schema_version' is 2"),
+        (TEXT | {"task": "dance"}, "'dance'"),
+        (TEXT | {"prompt_tokens": []}, "'text.prompt_tokens'"),
+        (TEXT | {"prompt_tokens": [-1]}, "'text.prompt_tokens.0' is -1"),
+        (TEXT | {"prompt_tokens": [2**31]}, "'text.prompt_tokens.0'"),
+        (TEXT | {"prompt_tokens": ["1"]}, "'text.prompt_tokens.0' is '1'"),
+        (TEXT | {"stop": [""]}, "'text.stop.0'"),
+        (TEXT | {"max_tokens": 2**40}, "'text.max_tokens'"),
+        (TEXT | {"target": TARGET | {"version": "3"}}, "'text.target.version' is '3'"),
+        (IMAGE | {"count": 0}, "'image.count' is 0"),
+        (IMAGE | {"count": 2**70}, "'image.count'"),
+        (IMAGE | {"stream": True}, "'image.stream' is True"),
+        (IMAGE | {"prompt_tokens": [1]}, "'image.prompt_tokens' is not a field"),
+        ({key: value for key, value in TEXT.items() if key != "seed"}, "'text.seed' is missing"),
+        ({key: value for key, value in TEXT.items() if key != "task"}, "'task'"),
+        ([], "'body' is []"),
+        (None, "'body' is None"),
+    ],
+)
+def test_a_foreign_payload_is_refused_by_field(payload, named):
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(payload)
+    assert named in caught.value.message
+
+
+def test_a_request_cannot_be_changed():
+    request = parse_request(TEXT)
+    with pytest.raises(ValidationError):
+        request.seed = 2
+
+
+def test_queue_names_tell_targets_apart_and_are_safe_in_keys():
+    names = {
+        Target(model=model, version=version, variant=variant).queue_name
+        for model in ("a", "a.b", "a-1")
+        for version in (1, 11)
+        for variant in ("pytorch:fp32", "onnx:int8")
+    }
+    assert len(names) == 12
+    assert all(re.fullmatch(r"[a-z0-9._-]+@\d+/[a-z0-9-]+/normal", name) for name in names), names

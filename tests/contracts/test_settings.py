@@ -1,0 +1,66 @@
+"""Settings: from the environment, over it, and what is said of values that cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from contracts.settings import Settings, from_environment
+
+
+def test_an_empty_environment_gives_the_defaults():
+    assert from_environment({}) == Settings()
+
+
+def test_the_process_environment_is_read(monkeypatch):
+    monkeypatch.setenv("KAMISHIBAI_PORT", "8123")
+    assert from_environment().port == 8123
+
+
+def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
+    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", 1, 2, 3, 4.5, 6, 7, 8, 9)  # noqa: S104
+    assert all(getattr(changed, field.name) != field.default for field in fields(Settings))
+    environment = changed.to_environment()
+    assert set(environment) == {f"KAMISHIBAI_{field.name.upper()}" for field in fields(Settings)}
+    assert from_environment(environment) == changed
+    assert {type(getattr(from_environment(environment), field.name)) for field in fields(Settings)} == {
+        type(field.default) for field in fields(Settings)
+    }
+
+
+def test_overrides_win_unless_they_are_none():
+    environment = {"KAMISHIBAI_PORT": "8001", "KAMISHIBAI_HOST": "::1"}
+    settings = from_environment(environment, port=8002, host=None)
+    assert (settings.port, settings.host) == (8002, "::1")
+
+
+def test_variables_of_others_are_ignored():
+    assert from_environment({"PORT": "1", "KAMISHIBAI_COLOUR": "red", "kamishibai_port": "2"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("KAMISHIBAI_PORT", "http", "must be of type int"),
+        ("KAMISHIBAI_PORT", "", "must be of type int"),
+        ("KAMISHIBAI_PORT", "0", "between 1 and 65535"),
+        ("KAMISHIBAI_PORT", "65536", "between 1 and 65535"),
+        ("KAMISHIBAI_SERVER_PROCESSES", "1.5", "must be of type int"),
+        ("KAMISHIBAI_SERVER_PROCESSES", "0", "greater than 0"),
+        ("KAMISHIBAI_MAX_BODY_BYTES", "-1", "greater than 0"),
+        ("KAMISHIBAI_MAX_WAIT_SECONDS", "soon", "must be of type float"),
+        ("KAMISHIBAI_MAX_WAIT_SECONDS", "nan", "greater than 0"),
+        ("KAMISHIBAI_MAX_WAIT_SECONDS", "inf", "greater than 0"),
+        ("KAMISHIBAI_MAX_PICTURES", "0", "greater than 0"),
+        ("KAMISHIBAI_SYNC_RESULT_SECONDS", "0", "greater than 0"),
+        ("KAMISHIBAI_JOB_RESULT_SECONDS", "0", "greater than 0"),
+        ("KAMISHIBAI_JOB_TIMEOUT_SECONDS", "-5", "greater than 0"),
+    ],
+)
+def test_a_bad_value_is_refused_by_variable_value_and_remedy(variable, value, remedy):
+    with pytest.raises(ValueError, match=variable) as caught:
+        from_environment({variable: value})
+    assert value in str(caught.value)
+    assert remedy in str(caught.value)
