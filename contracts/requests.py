@@ -194,7 +194,7 @@ class TextRequest(TextParameters):
     logit_bias: Annotated[
         tuple[Annotated[tuple[TokenId, LogitBias], Field(strict=False)], ...], Field(strict=False)
     ] = ()
-    stop: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(strict=False)] = ()
     stream: bool = False
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.noise import uniforms
 
+COLDEST = 1e-6  # below this temperature only the likeliest token is drawn; logits divided by it would leave fp32
 _FIRST_CANDIDATES = 256  # how many of the likeliest tokens top-p looks at before it looks at more
 
 
@@ -69,9 +70,10 @@ class BatchSampling:
         states = [row or RowState(RowSampling()) for row in rows]
         settings = [state.sampling for state in states]
         self.rows = len(states)
-        self.greedy_only = all(row.temperature == 0 for row in settings)
-        self.greedy = torch.tensor([row.temperature == 0 for row in settings], device=device)
-        self.temperature = _column([row.temperature or 1.0 for row in settings], device)
+        greedy = [row.temperature < COLDEST for row in settings]
+        self.greedy_only = all(greedy)
+        self.greedy = torch.tensor(greedy, device=device)
+        self.temperature = _column([1.0 if row.temperature < COLDEST else row.temperature for row in settings], device)
         self.top_k = torch.tensor([[row.top_k] for row in settings], device=device)
         self.top_p = _column([row.top_p for row in settings], device).double()
         self.min_p = _column([row.min_p for row in settings], device)
@@ -115,6 +117,8 @@ def draw(logits: Tensor, batch: BatchSampling) -> Drawn:
         cdf = warp(scores, batch).cumsum(-1, dtype=torch.float64)
         uniform = torch.from_numpy(batch.uniforms()).to(logits.device)
         drawn = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
+        # A model whose logits are not numbers must spoil its own text only, not the step of the whole batch.
+        drawn = drawn.clamp(max=cdf.shape[-1] - 1)
         tokens = torch.where(batch.greedy, tokens, drawn)
     batch.observe(tokens)
     return Drawn(tokens, scores)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from contracts.errors import StoreError
+from contracts.errors import EngineFailed, KamishibaiError, StoreError
 from contracts.requests import Target, parse_request
 from contracts.store import Store
 from workers.channel import Channel, ChannelClosed
@@ -87,7 +87,8 @@ class EngineChild:
             self._refuse(message["job"], error)
 
     def _refuse(self, job_id: str, error: Exception) -> None:
-        self._channel.send({"op": "call", "model": None, "events": [_packed(Failed(job_id, str(error)))]})
+        known = error if isinstance(error, KamishibaiError) else EngineFailed(f"The engine refused it: {error}")
+        self._channel.send({"op": "call", "model": None, "events": [_packed(Failed(job_id, known.record()))]})
 
     def _report(self, name: str, call: Call) -> None:
         engine = self._engines[name]

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from contracts.announcements import Announcement, EngineCounters, ServedModel, announce, withdraw
 from contracts.bundle import Bundle
 from contracts.connection import connect
-from contracts.errors import EngineFailed, InvalidRequest, JobCancelled, JobTimedOut
+from contracts.errors import EngineFailed, InvalidRequest, JobCancelled, JobTimedOut, from_record
 from workers.channel import ChannelClosed
 from workers.child import Child
 from workers.doorbell import Doorbell
@@ -195,7 +195,7 @@ class WorkerParent:
         elif event["kind"] == "Done":
             flight.finish(event["choice"], event["finish_reason"])
         else:
-            self._end(flight, flight.crash(EngineFailed(event["message"])))
+            self._end(flight, flight.crash(from_record(event["record"])))
             return
         if flight.complete:
             self._end(flight, flight.land())

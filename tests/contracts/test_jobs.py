@@ -19,7 +19,7 @@ from contracts import keys
 from contracts.errors import EngineFailed, InvalidRequest, NotFound
 from contracts.jobs import JOB_FUNCTION, JobQueue, check_job_id, new_job_id, request_of
 from contracts.requests import ImageRequest, Target, TextRequest
-from contracts.results import ImageResult, TextResult
+from contracts.results import Choice, ImageResult, TextResult
 
 TARGET = Target(model="m", version=1, variant="pytorch:fp32")
 QUEUE = TARGET.queue_name
@@ -92,7 +92,7 @@ def test_jobs_are_queued_in_order_of_arrival(connection, jobs):
 
 def test_a_succeeded_job_has_its_result(connection, jobs):
     job_id = jobs.enqueue(TEXT, **LIFETIMES)
-    result = TextResult(text="日本", finish_reason="stop", prompt_tokens=3, completion_tokens=2)
+    result = TextResult(choices=[Choice(text="日本", finish_reason="stop", tokens=2)], prompt_tokens=3)
     end(connection, job_id, "finished", return_value=encoded(result))
     record = jobs.read(job_id)
     assert (record.status, record.ended, record.result, record.error) == ("succeeded", True, result, None)
@@ -138,9 +138,9 @@ def test_pictures_come_from_the_result_or_from_their_own_key(connection, jobs):
 
 
 def test_the_text_of_a_stream_is_read_from_an_offset_on(connection, jobs):
-    connection.set(keys.text("j"), "aä日")
-    assert [jobs.text_from("j", offset) for offset in (0, 1, 3, 6, 9)] == ["aä日", "ä日", "日", "", ""]
-    assert jobs.text_from("none", 0) == ""
+    connection.set(keys.text("j", 0), "aä日")
+    assert [jobs.text_from("j", 0, offset) for offset in (0, 1, 3, 6, 9)] == ["aä日", "ä日", "日", "", ""]
+    assert jobs.text_from("none", 0, 0) == ""
 
 
 # Cancel and delete
@@ -176,7 +176,7 @@ def test_a_deleted_job_leaves_nothing_behind(connection, jobs):
     before = set(connection.keys()) | {b"rq:queues", keys.bell(QUEUE).encode(), f"rq:queue:{QUEUE}".encode()}
     job_id = jobs.enqueue(PICTURE, **LIFETIMES)
     connection.lpop(f"rq:queue:{QUEUE}")
-    connection.set(keys.text(job_id), "text")
+    connection.set(keys.text(job_id, 0), "text")
     connection.rpush(keys.pictures(job_id, "e"), b"png", b"png")
     for registry in ("finished", "failed", "canceled"):
         connection.zadd(f"rq:{registry}:{QUEUE}", {job_id: 1})

@@ -32,17 +32,26 @@ IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
 @pytest.mark.parametrize(
     ("body", "field", "taken", "refused"),
     [
-        (CompletionBody, "prompt", ["a", "\n", "日本"], ["", 5, ["a"], None]),
-        (CompletionBody, "max_tokens", [1, MAX_COUNT], [0, -1, MAX_COUNT + 1, 2**70, 1.0, "1", True]),
+        (CompletionBody, "prompt", ["a", "\n", "日本", [0, 5]], ["", 5, ["a"], [], [-1], None]),
+        (CompletionBody, "max_tokens", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 1.0, "1", True]),
         (CompletionBody, "temperature", [0, 0.0, 1, 100.0], [-0.1, 100.1, float("nan"), float("inf"), "1"]),
         (CompletionBody, "top_k", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 0.5]),
         (CompletionBody, "top_p", [1, 1.0, 1e-9], [0, 0.0, 1.1, -1, float("nan")]),
         (CompletionBody, "seed", [0, MAX_SEED], [-1, MAX_SEED + 1, "1", 1.5]),
         (CompletionBody, "stop", ["a", [], ["a"] * 4, "x" * 256], ["", [""], ["a"] * 5, "x" * 257, [1], 1]),
-        (CompletionBody, "n", [1], [0, 2, "1"]),
-        (CompletionBody, "echo", [False], [True]),
-        (CompletionBody, "presence_penalty", [0, 0.0], [0.1, -0.1]),
-        (CompletionBody, "logit_bias", [{}], [{"1": 2.0}]),
+        (CompletionBody, "n", [1, 16], [0, 17, "1"]),
+        (CompletionBody, "echo", [False, True], [1, "true"]),
+        (CompletionBody, "logprobs", [0, 20], [-1, 21, True]),
+        (CompletionBody, "min_p", [0, 1.0], [-0.1, 1.1, float("nan")]),
+        (CompletionBody, "repetition_penalty", [0.1, 100], [0, -1, 101]),
+        (CompletionBody, "presence_penalty", [0, -2.0, 2], [2.1, -2.1, "1"]),
+        (CompletionBody, "frequency_penalty", [0, -2.0, 2], [2.1, -2.1]),
+        (CompletionBody, "no_repeat_ngram_size", [0, 64], [-1, 65]),
+        (CompletionBody, "logit_bias", [{}, {"1": 100.0}, {"7": -100}], [{"1": 101}, {"a": 1}, {"-1": 1}, [1]]),
+        (CompletionBody, "stop_token_ids", [[], [1, 2]], [[-1], ["1"], 1, list(range(65))]),
+        (CompletionBody, "min_tokens", [0, MAX_COUNT], [-1, MAX_COUNT + 1]),
+        (CompletionBody, "max_length", [1, MAX_COUNT], [0, -1]),
+        (CompletionBody, "ignore_eos", [True, False], [1]),
         (CompletionBody, "stream", [True, False], [1, "true"]),
         (ImageBody, "n", [1, 1000], [0, -1, 1.5, True]),
         (ImageBody, "seed", [0, MAX_SEED], [-1, MAX_SEED + 1]),
@@ -78,10 +87,10 @@ def test_null_does_not_excuse_an_unknown_field():
 
 def test_describe_says_what_is_wrong_and_what_to_do():
     with pytest.raises(ValidationError) as caught:
-        CompletionBody.model_validate({"max_tokens": 0, "stop": [""], "x": 1})
+        CompletionBody.model_validate({"max_tokens": -1, "stop": [""], "x": 1})
     assert describe(caught.value).split("; ") == [
-        "'max_tokens' is 0: input should be greater than or equal to 1",
         "'prompt' is missing",
+        "'max_tokens' is -1: input should be greater than or equal to 0",
         "'stop' is ['']: give at most 4 stop strings of 1 to 256 characters",
     ]
     assert describe(caught.value, limit=4).endswith("'x' is not a field of this request; remove it")
@@ -97,10 +106,43 @@ def test_describe_shortens_values_and_survives_deep_ones():
         assert describe(caught.value).startswith(f"'input' is {shown}: ")
 
 
+def test_the_tokens_that_end_a_text():
+    request = parse_request(TEXT | {"stop_token_ids": [7]})
+    assert isinstance(request, TextRequest)
+    assert request.ending_tokens(2) == {2, 7}
+    assert request.ending_tokens(None) == {7}
+    assert request.model_copy(update={"ignore_eos": True}).ending_tokens(2) == {7}
+
+
 def test_stops_are_a_tuple_however_they_were_given():
     given_and_meant = [(None, ()), ("a", ("a",)), ([], ()), (["a", "b"], ("a", "b"))]
     for given_stop, meant in given_and_meant:
         assert CompletionBody(prompt="p", stop=given_stop).stops() == meant
+
+
+@pytest.mark.parametrize(
+    ("fields", "most", "fewest"),
+    [
+        ({}, 16, 0),
+        ({"max_tokens": 5}, 5, 0),
+        ({"max_new_tokens": 5, "min_tokens": 2}, 5, 2),
+        ({"max_length": 30, "min_length": 12}, 20, 2),
+        ({"max_length": 5, "min_length": 5}, -5, 0),
+    ],
+)
+def test_lengths_mean_what_they_mean_in_transformers(fields, most, fewest):
+    body = CompletionBody.model_validate({"prompt": "a"} | fields)
+    assert (body.most_tokens(10), body.fewest_tokens(10)) == (most, fewest)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_tokens": 1, "max_length": 2}, {"min_tokens": 1, "min_length": 2}, {"n": 2, "best_of": 3}],
+    ids=str,
+)
+def test_fields_that_contradict_each_other_are_refused(fields):
+    with pytest.raises(ValidationError):
+        CompletionBody.model_validate({"prompt": "a"} | fields)
 
 
 seeds = st.integers(0, MAX_SEED)
@@ -117,6 +159,10 @@ text_requests = st.builds(
     top_p=st.floats(0, 1, exclude_min=True),
     stop=st.lists(st.text(min_size=1), max_size=4).map(tuple),
     stream=st.booleans(),
+    logit_bias=st.lists(st.tuples(st.integers(0, MAX_COUNT), st.floats(-100, 100)), max_size=4).map(tuple),
+    stop_token_ids=st.lists(st.integers(0, MAX_COUNT), max_size=4).map(tuple),
+    n=st.integers(1, 16),
+    logprobs=st.none() | st.integers(0, 20),
 )
 image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=counts)
 
@@ -150,7 +196,7 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
     ("payload", "named"),
     [
         (TEXT | {"colour": 1}, "'text.colour' is not a field"),
-        (TEXT | {"schema_version": 2}, "'text.schema_version' is 2"),
+        (TEXT | {"schema_version": 1}, "'text.schema_version' is 1"),
         (TEXT | {"task": "dance"}, "'dance'"),
         (TEXT | {"prompt_tokens": []}, "'text.prompt_tokens'"),
         (TEXT | {"prompt_tokens": [-1]}, "'text.prompt_tokens.0' is -1"),

@@ -6,11 +6,12 @@ import pytest
 
 from contracts.errors import EngineFailed, InvalidRequest, LeaseLost
 from contracts.jobs import JobQueue
+from contracts.requests import CompletionBody
 from server import calls
 from server.app import create_app
 from server.services import EXTENSION
 
-TEXT, IMAGE = "/v1/completions", "/v1/images/generations"
+TEXT, IMAGE, JOBS = "/v1/completions", "/v1/images/generations", "/v1/jobs"
 
 
 def test_a_completion_has_openais_shape_and_names_seed_and_version(client, worker):
@@ -58,6 +59,77 @@ def test_what_the_worker_gets_is_fixed(client, worker):
     assert (seen[0].stop, seen[0].top_k, seen[0].max_tokens, seen[0].stream) == (("c",), 3, 16, False)
     assert seen[0].target == worker.served[0].target
     assert seen[0].seed == body["seed"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"max_tokens": 16, "min_tokens": 0, "n": 1, "logprobs": None, "echo": False}),
+        ({"prompt": [28, 0, 2]}, {"prompt_tokens": (28, 0, 2), "max_tokens": 16}),
+        ({"max_new_tokens": 7}, {"max_tokens": 7}),
+        ({"max_length": 7}, {"max_tokens": 4}),
+        ({"max_length": 9, "min_length": 9}, {"max_tokens": 6, "min_tokens": 6}),
+        ({"min_length": 2}, {"min_tokens": 0}),
+        ({"min_tokens": 16}, {"min_tokens": 16}),
+        ({"max_tokens": 0, "echo": True, "logprobs": 0}, {"max_tokens": 0, "echo": True, "logprobs": 0}),
+        ({"max_length": 3, "echo": True}, {"max_tokens": 0}),
+        ({"prompt": "a" * 64, "max_tokens": 0, "echo": True}, {"max_tokens": 0}),
+        ({"logit_bias": {"28": -100, "3": 0.5, "11": 100}}, {"logit_bias": ((3, 0.5), (11, 100.0), (28, -100.0))}),
+        ({"logit_bias": {"7": 1, "07": 2}}, {"logit_bias": ((7, 2.0),)}),
+        ({"stop_token_ids": [5, 0]}, {"stop_token_ids": (5, 0)}),
+        ({"n": 16, "best_of": 16}, {"n": 16}),
+        ({"min_p": 0.1, "repetition_penalty": 1.2}, {"min_p": 0.1, "repetition_penalty": 1.2}),
+        ({"presence_penalty": -2, "frequency_penalty": 2}, {"presence_penalty": -2.0, "frequency_penalty": 2.0}),
+        ({"no_repeat_ngram_size": 3, "ignore_eos": True}, {"no_repeat_ngram_size": 3, "ignore_eos": True}),
+    ],
+    ids=repr,
+)
+def test_every_parameter_reaches_the_worker_with_its_lengths_counted_out(client, worker, given, expected):
+    assert client.post(JOBS, json={"model": "tiny-text", "input": {"prompt": "abc", **given}}).status_code == 202
+    request = worker.request(worker.take())
+    assert {name: getattr(request, name) for name in expected} == expected
+
+
+def test_a_field_that_is_null_is_a_field_left_out(client, worker):
+    fields = {name: None for name in CompletionBody.model_fields} | {"prompt": "abc", "seed": 1}
+    requests = []
+    for given in (fields, {"prompt": "abc", "seed": 1}):
+        client.post(JOBS, json={"model": "tiny-text", "input": {**given, "model": "tiny-text"}})
+        requests.append(worker.request(worker.take()))
+    assert requests[0] == requests[1]
+
+
+def test_every_choice_is_in_the_answer_and_in_the_usage(client, worker):
+    with worker.working(lambda job_id: worker.finish(job_id, "one", "four", finish_reason="length")):
+        body = client.post(TEXT, json={"prompt": "ab", "n": 2}).get_json()
+    assert body["choices"] == [
+        {"index": 0, "text": "one", "finish_reason": "length", "logprobs": None},
+        {"index": 1, "text": "four", "finish_reason": "length", "logprobs": None},
+    ]
+    assert body["usage"] == {"prompt_tokens": 2, "completion_tokens": 7, "total_tokens": 9}
+
+
+def test_log_probabilities_have_openais_legacy_shape(client, worker):
+    with worker.working(lambda job_id: worker.finish(job_id, "xy")):
+        (choice,) = client.post(TEXT, json={"prompt": "ab", "logprobs": 1}).get_json()["choices"]
+    assert choice["logprobs"] == {
+        "tokens": ["x", "y"],
+        "token_logprobs": [-1.5, -1.5],
+        "top_logprobs": [{"x": -1.5}, {"y": -1.5}],
+        "text_offset": [0, 1],
+    }
+
+
+def test_a_text_is_scored_by_echo_with_log_probabilities_and_no_tokens(client, worker):
+    fields = {"prompt": "abc", "echo": True, "logprobs": 1, "max_tokens": 0}
+    with worker.working(lambda job_id: worker.finish(job_id, finish_reason="length")):
+        body = client.post(TEXT, json=fields).get_json()
+    (choice,) = body["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("abc", "length")
+    assert choice["logprobs"]["tokens"] == ["a", "b", "c"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.5, -1.5]
+    assert choice["logprobs"]["top_logprobs"] == [None, {"b": -1.5}, {"c": -1.5}]
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
 
 
 def test_a_seed_is_drawn_for_each_request_that_gives_none(client, worker):

@@ -51,6 +51,7 @@ def test_a_job_is_accepted_run_and_read(client, worker):
     ("route", "model", "fields"),
     [
         ("/v1/completions", "tiny-text", {"prompt": "a", "seed": 1}),
+        ("/v1/completions", "tiny-text", {"prompt": [0, 1], "seed": 1, "n": 3, "echo": True, "logprobs": 2}),
         ("/v1/images/generations", "tiny-picture", {"seed": 1}),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from contracts.requests import CompletionBody
 from server.app import create_app
 
 TEXT, IMAGE, JOBS = "/v1/completions", "/v1/images/generations", "/v1/jobs"
@@ -34,7 +35,6 @@ TEXT, IMAGE, JOBS = "/v1/completions", "/v1/images/generations", "/v1/jobs"
         (TEXT, {"prompt": "a", "max_tokens": 33}, 400, "invalid_value", "'max_tokens' is 33, but tiny-text .* 32"),
         (TEXT, {"prompt": "a" * 50, "max_tokens": 20}, 400, "invalid_value", "50 tokens .* 20, .* 64 .* at most 14"),
         (TEXT, {"prompt": "a" * 70}, 400, "invalid_value", "70 tokens .* fewer than 64 tokens"),
-        (TEXT, {"prompt": "a", "n": 2}, 400, "invalid_value", "'n' is 2"),
         (IMAGE, {"n": 5}, 400, "invalid_value", "'n' is 5; ask for at most 4"),
         (IMAGE, {"size": "1024x1024"}, 400, "invalid_value", "'1024x1024'; tiny-picture draws 'auto' or '8x8'"),
         (JOBS, {"model": "tiny-text"}, 400, "invalid_value", "'input' is missing"),
@@ -52,6 +52,79 @@ def test_a_request_that_cannot_be_run_is_refused_and_leaves_nothing(client, redi
     error = response.get_json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
     assert set(error) == {"message", "type", "param", "code"}
+    assert re.search(message, error["message"]), error["message"]
+    assert sorted(redis.keys()) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"prompt": []}, "prompt", "at least 1 item"),
+        ({"prompt": [-1]}, "prompt", "'prompt.0' is -1: .* greater than or equal to 0"),
+        ({"prompt": [2**31]}, "prompt", "'prompt.0' is 2147483648: .* less than"),
+        ({"prompt": [0, 29]}, "prompt", "'prompt' names token 29, but tiny-text has 29 tokens; .* 0 to 28"),
+        ({"prompt": [0, "a"]}, "prompt", "'prompt.1' is 'a'"),
+        ({"prompt": [True]}, "prompt", "'prompt.0' is True"),
+        ({"prompt": [[0], [1]]}, "prompt", "'prompt.0' is \\[0\\]"),
+        ({"prompt": [0] * 65}, "prompt", "65 tokens .* fewer than 64 tokens"),
+        ({"min_p": -0.1}, "min_p", "greater than or equal to 0"),
+        ({"min_p": 1.1}, "min_p", "less than or equal to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"repetition_penalty": 101}, "repetition_penalty", "less than or equal to 100"),
+        ({"presence_penalty": -2.1}, "presence_penalty", "greater than or equal to -2"),
+        ({"presence_penalty": 2.1}, "presence_penalty", "less than or equal to 2"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty", "greater than or equal to -2"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty", "less than or equal to 2"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size", "greater than or equal to 0"),
+        ({"no_repeat_ngram_size": 65}, "no_repeat_ngram_size", "less than or equal to 64"),
+        ({"ignore_eos": 1}, "ignore_eos", "valid boolean"),
+        ({"echo": "yes"}, "echo", "valid boolean"),
+        ({"logprobs": -1}, "logprobs", "greater than or equal to 0"),
+        ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
+        ({"logprobs": True}, "logprobs", "valid integer"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 17}, "n", "less than or equal to 16"),
+        ({"n": 2, "best_of": 3}, None, "best_of is 3; only n \\(2\\) can be had"),
+        ({"best_of": 2}, None, "best_of is 2"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", "'logit_bias.a'"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", "'logit_bias.-1'"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "'logit_bias.1' is 101: .* less than or equal to 100"),
+        ({"logit_bias": {"1": -101}}, "logit_bias", "'logit_bias.1' is -101: .* greater than or equal to -100"),
+        ({"logit_bias": {"29": 1}}, "logit_bias", "'logit_bias' names token 29, .* has 29 tokens; .* 0 to 28"),
+        ({"logit_bias": {str(token): 0 for token in range(1025)}}, "logit_bias", "at most 1024 items"),
+        ({"logit_bias": [1]}, "logit_bias", "valid dictionary"),
+        ({"stop_token_ids": [29]}, "stop_token_ids", "'stop_token_ids' names token 29, .* has 29 tokens; .* 0 to 28"),
+        ({"stop_token_ids": [0] * 65}, "stop_token_ids", "at most 64 items"),
+        ({"stop_token_ids": 3}, "stop_token_ids", "valid list"),
+        ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
+        ({"max_tokens": 10**40}, "max_tokens", "less than or equal to 2147483647"),
+        ({"max_tokens": 0}, "max_tokens", "'max_tokens' is 0, which writes nothing; .* set echo to true"),
+        ({"max_new_tokens": 0}, "max_new_tokens", "'max_new_tokens' is 0, which writes nothing"),
+        ({"max_new_tokens": 33}, "max_new_tokens", "'max_new_tokens' is 33, but tiny-text writes at most 32"),
+        ({"prompt": "abc", "max_length": 0}, "max_length", "greater than or equal to 1"),
+        ({"prompt": "abc", "max_length": 2}, "max_length", "'max_length' is 2, .* has 3 tokens; set .* more than 3"),
+        ({"prompt": "abc", "max_length": 3}, "max_length", "'max_length' is 3 \\(0 behind .*, which writes nothing"),
+        ({"prompt": "abc", "max_length": 36}, "max_length", "'max_length' is 36 \\(33 behind .* at most 32"),
+        ({"prompt": "a" * 60, "max_length": 70}, "max_length", "60 tokens .* 70 \\(10 behind .* at most 64 or shorten"),
+        ({"prompt": "a" * 64, "echo": True}, "max_tokens", "64 tokens .* set max_tokens to at most 0 or shorten"),
+        ({"max_tokens": 4, "max_new_tokens": 4}, None, "only one of max_tokens, max_new_tokens and max_length"),
+        ({"max_length": 4, "max_new_tokens": 4}, None, "only one of max_tokens, max_new_tokens and max_length"),
+        ({"min_tokens": 17}, "min_tokens", "'min_tokens' is 17, but 'max_tokens' is 16; lower .* or raise max_tokens"),
+        ({"min_length": 9, "max_tokens": 7}, "min_length", "'min_length' is 9 \\(8 behind .*'max_tokens' is 7"),
+        ({"min_tokens": 6, "max_length": 6}, "min_tokens", "'min_tokens' is 6, but 'max_length' is 6 \\(5 behind"),
+        ({"min_tokens": 1, "min_length": 1}, None, "only one of min_tokens and min_length"),
+        ({"min_tokens": -1}, "min_tokens", "greater than or equal to 0"),
+        ({"min_length": -1}, "min_length", "greater than or equal to 0"),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+@pytest.mark.parametrize("route", [TEXT, JOBS])
+def test_a_text_parameter_out_of_range_is_refused_with_its_range(client, redis, route, fields, param, message):
+    before = sorted(redis.keys())
+    given = {"prompt": "a", **fields}
+    response = client.post(route, json=given if route == TEXT else {"model": "tiny-text", "input": given})
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_value", param)
     assert re.search(message, error["message"]), error["message"]
     assert sorted(redis.keys()) == before
 
@@ -134,12 +207,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
-FIELDS = ["model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "stop", "seed", "n", "echo", "logit_bias"]
-LIKELY = st.just("tiny-text") | st.integers(-1, 40) | st.text("ab ", max_size=9) | JSON
+FIELDS = sorted(set(CompletionBody.model_fields) - {"stream"})
+TOKENS = st.lists(st.integers(0, 30), max_size=9) | st.dictionaries(st.integers(0, 30).map(str), st.integers(-9, 9))
+LIKELY = st.just("tiny-text") | st.integers(-1, 40) | st.booleans() | st.text("ab ", max_size=9) | TOKENS | JSON
 
 
 @hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=JSON | st.dictionaries(st.sampled_from(FIELDS), LIKELY) | st.fixed_dictionaries({"prompt": LIKELY}))
+@given(
+    body=JSON
+    | st.dictionaries(st.sampled_from(FIELDS), LIKELY)
+    | st.fixed_dictionaries({"prompt": LIKELY}, optional={field: LIKELY for field in FIELDS if field != "prompt"})
+)
 def test_no_json_makes_the_server_fail(client, working, body):
     response = client.post(TEXT, data=json.dumps(body))
     assert response.status_code in (200, 400, 404)

@@ -56,12 +56,31 @@ def stream(client):
         events.close()
 
 
+def only_data(events):
+    """The chunks of a stream that is still going on, without its heartbeats."""
+    return (event for event in events if isinstance(event[1], dict))
+
+
 def texts(events):
     """(id, text) of each piece up to [DONE], and the rest."""
     found = list(events)
     assert found[-1] == (None, "[DONE]")
     pieces = [(event_id, data["choices"][0]["text"]) for event_id, data in found[:-1] if data["choices"]]
     return pieces, found[:-1]
+
+
+def by_choice(events):
+    """What a client puts together for each choice, the reasons that it is given, and the ids up to then."""
+    found = list(events)
+    assert found.pop() == (None, "[DONE]")
+    together, reasons = {}, {}
+    for _, data in found:
+        for choice in data["choices"]:
+            together[choice["index"]] = together.get(choice["index"], "") + choice["text"]
+            if choice["finish_reason"]:
+                assert choice["index"] not in reasons
+                reasons[choice["index"]] = choice["finish_reason"]
+    return together, reasons, [event_id for event_id, _ in found]
 
 
 def test_headers_and_a_comment_are_sent_before_anything_has_happened(stream):
@@ -89,6 +108,12 @@ def script(monkeypatch):
     return give
 
 
+def only_job(worker):
+    """The id of the job that waits or runs."""
+    (job_key,) = worker.redis.keys("rq:job:*")
+    return job_key.decode().removeprefix("rq:job:")
+
+
 def test_text_arrives_in_order_with_the_offset_to_resume_from(stream, worker):
     events = stream()
     job_id = worker.take()
@@ -111,7 +136,7 @@ def test_published_deltas_are_passed_on_as_they_come(stream, worker, redis, even
         eventually(lambda: redis.pubsub_numsub("kamishibai:deltas")[0][1] > 0)
         worker.delta(job_id, 0, "one ")
         worker.delta(job_id, 4, "two")
-        data = (event for event in events if isinstance(event[1], dict))
+        data = only_data(events)
         found = [(event_id, chunk["choices"][0]["text"]) for event_id, chunk in (next(data), next(data))]
     assert found == [("4", "one "), ("7", "two")]
     worker.finish(job_id, "one two")
@@ -121,25 +146,103 @@ def test_published_deltas_are_passed_on_as_they_come(stream, worker, redis, even
 
 def test_text_that_is_published_again_is_not_sent_again(stream, worker, script):
     again = [(0, "ab"), (2, "cd"), (0, "ab"), (1, "b"), (2, "cd"), (2, "cdef"), (0, "abcdefg")]
-    script(*(waiting.Delta(*delta) for delta in again), lambda: worker.finish(worker.take(), "abcdefg"))
+    script(*(waiting.Delta(0, *delta) for delta in again), lambda: worker.finish(worker.take(), "abcdefg"))
     pieces, _ = texts(stream())
     assert pieces == [("2", "ab"), ("4", "cd"), ("6", "ef"), ("7", "g"), ("7", "")]
 
 
 def test_a_gap_is_filled_from_the_text_so_far(stream, worker, script):
     def miss_two():
-        worker.delta(worker.redis.keys("rq:job:*")[0].decode().removeprefix("rq:job:"), 0, "ébcd", publish=False)
-        return waiting.Delta(3, "cd")
+        worker.delta(only_job(worker), 0, "ébcd", publish=False)
+        return waiting.Delta(0, 3, "cd")
 
-    script(miss_two, waiting.Delta(5, "e"), lambda: worker.finish(worker.take(), "ébcdef"))
+    script(miss_two, waiting.Delta(0, 5, "e"), lambda: worker.finish(worker.take(), "ébcdef"))
     pieces, _ = texts(stream())
     assert pieces == [("5", "ébcd"), ("6", "e"), ("7", "f"), ("7", "")]
 
 
 def test_a_gap_that_cannot_be_filled_is_left_to_the_result(stream, worker, script):
-    script(waiting.Delta(3, "d"), lambda: worker.finish(worker.take(), "abcd"))
+    script(waiting.Delta(0, 3, "d"), lambda: worker.finish(worker.take(), "abcd"))
     pieces, _ = texts(stream())
     assert pieces == [("4", "abcd"), ("4", "")]
+
+
+def test_choices_are_passed_on_interleaved_each_under_its_index(stream, worker, redis, eventually, monkeypatch):
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "GLANCE_SECONDS", 0.02)
+    events = stream(n=2)
+    job_id = worker.take()
+    assert next(events) == (None, ": still working")  # now it listens
+    eventually(lambda: redis.pubsub_numsub("kamishibai:deltas")[0][1] > 0)
+    deltas = [(0, 0, "one "), (1, 0, "é"), (1, 2, "ins "), (0, 4, "two"), (1, 6, "zwei")]
+    for choice, offset, text in deltas:
+        worker.delta(job_id, offset, text, choice=choice)
+    data = only_data(events)
+    chunks = [next(data) for _ in deltas]
+    assert [event_id for event_id, _ in chunks] == ["4,0", "4,2", "4,6", "7,6", "7,10"]
+    assert [(chunk["choices"][0]["index"], chunk["choices"][0]["text"]) for _, chunk in chunks] == [
+        (choice, text) for choice, _, text in deltas
+    ]
+    worker.finish(job_id, "one two", "éins zwei!", finish_reason="length")
+    rest = [(event_id, chunk["choices"][0]) for event_id, chunk in only_data(events)]
+    assert rest == [
+        ("7,11", {"index": 1, "text": "!", "finish_reason": None, "logprobs": None}),
+        ("7,11", {"index": 0, "text": "", "finish_reason": "length", "logprobs": None}),
+        ("7,11", {"index": 1, "text": "", "finish_reason": "length", "logprobs": None}),
+    ]
+
+
+def test_choices_that_are_published_again_are_not_sent_again(stream, worker, script):
+    again = [(0, 0, "ab"), (1, 0, "xy"), (0, 0, "ab"), (1, 0, "xyz"), (0, 1, "bc"), (1, 1, "yz")]
+    script(*(waiting.Delta(*delta) for delta in again), lambda: worker.finish(worker.take(), "abcd", "xyz"))
+    together, reasons, ids = by_choice(stream(n=2))
+    assert together == {0: "abcd", 1: "xyz"}
+    assert reasons == {0: "stop", 1: "stop"}
+    assert ids == ["2,0", "2,2", "2,3", "3,3", "4,3", "4,3", "4,3"]
+
+
+def test_a_gap_in_one_choice_is_filled_from_its_own_text(stream, worker, script):
+    def miss_two():
+        worker.delta(only_job(worker), 0, "ABCD", publish=False)
+        worker.delta(only_job(worker), 0, "ébcd", choice=1, publish=False)
+        return waiting.Delta(1, 3, "cd")
+
+    script(waiting.Delta(0, 0, "A"), miss_two, lambda: worker.finish(worker.take(), "ABCD", "ébcde"))
+    together, _, ids = by_choice(stream(n=2))
+    assert together == {0: "ABCD", 1: "ébcde"}
+    assert ids == ["1,0", "1,5", "4,5", "4,6", "4,6", "4,6"]
+
+
+def test_choices_of_which_every_message_was_lost_come_from_the_result(stream, worker):
+    events = stream(n=3)
+    worker.finish(worker.take(), "abc", "", "é")
+    together, reasons, ids = by_choice(events)
+    assert together == {0: "abc", 1: "", 2: "é"}
+    assert set(reasons) == {0, 1, 2}
+    assert ids[-1] == "3,0,2"
+
+
+def test_usage_of_a_stream_counts_all_choices(stream, worker):
+    events = stream(n=2, stream_options={"include_usage": True})
+    worker.finish(worker.take(), "abc", "de")
+    _, chunks = texts(events)
+    assert chunks[-1][1]["choices"] == []
+    assert chunks[-1][1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+
+
+def test_an_echoed_prompt_is_part_of_the_text_and_of_its_offsets(stream, worker, script):
+    script(waiting.Delta(0, 0, "ab"), waiting.Delta(0, 2, "c"), lambda: worker.finish(worker.take(), "cd"))
+    pieces, _ = texts(stream(echo=True))
+    assert pieces == [("2", "ab"), ("3", "c"), ("4", "d"), ("4", "")]
+
+
+def test_log_probabilities_of_a_stream_come_whole_with_the_end_of_each_choice(stream, worker, script):
+    script(waiting.Delta(0, 0, "x"), lambda: worker.finish(worker.take(), "xy", "z"))
+    _, chunks = texts(stream(n=2, logprobs=1))
+    choices = [chunk["choices"][0] for _, chunk in chunks]
+    assert all(choice["logprobs"] is None for choice in choices if choice["finish_reason"] is None)
+    ends = [(each["index"], each["logprobs"]["tokens"]) for each in choices if each["finish_reason"] is not None]
+    assert ends == [(0, ["x", "y"]), (1, ["z"])]
 
 
 def test_usage_comes_only_on_request(stream, worker):
@@ -151,7 +254,7 @@ def test_usage_comes_only_on_request(stream, worker):
 
 
 def test_an_error_in_mid_stream_is_the_last_event(stream, worker, script):
-    script(waiting.Delta(0, "ab"), lambda: worker.fail(worker.take(), EngineFailed("out of memory")))
+    script(waiting.Delta(0, 0, "ab"), lambda: worker.fail(worker.take(), EngineFailed("out of memory")))
     found = list(stream())
     assert found[0][1]["choices"][0]["text"] == "ab"
     assert found[1:] == [(None, EngineFailed("out of memory").body())]

@@ -62,7 +62,7 @@ def first_stop(text: str, stops: tuple[str, ...]) -> int | None:
 
 def run(tokens, stops, sizes):
     """Feed tokens in parts of the given sizes. Returns the assembler and what it showed after each part."""
-    assembler = TextAssembler(TOKENIZER, stops)
+    assembler = TextAssembler(TOKENIZER, stops, frozenset())
     shown = []
     position = 0
     while position < len(tokens):
@@ -103,7 +103,7 @@ def test_how_tokens_are_grouped_into_calls_changes_nothing(case):
 
 @given(tokens=ABC, stops=AB_STOPS)
 def test_text_is_held_back_only_while_it_may_begin_a_stop_string(tokens, stops):
-    assembler = TextAssembler(TOKENIZER, stops)
+    assembler = TextAssembler(TOKENIZER, stops, frozenset())
     read = ""
     for token in tokens:
         assembler.feed([token])
@@ -116,20 +116,34 @@ def test_text_is_held_back_only_while_it_may_begin_a_stop_string(tokens, stops):
 
 
 def test_a_stop_string_over_several_tokens_is_never_shown():
-    assembler = TextAssembler(CharacterTokenizer("The nd."), ("End", " end."))
+    assembler = TextAssembler(CharacterTokenizer("The nd."), ("End", " end."), frozenset())
     shown = [assembler.feed(CharacterTokenizer("The nd.").encode(part)) for part in ("The e", "n", "d", ".", " The")]
     assert shown == ["The", "", "", "", ""]
     assert (assembler.finish(), assembler.text, assembler.tokens) == ("", "The", 8)
 
 
 def test_what_was_held_back_is_shown_at_the_end():
-    assembler = TextAssembler(TOKENIZER, ("abb",))
+    assembler = TextAssembler(TOKENIZER, ("abb",), frozenset())
     assert [assembler.feed([0]), assembler.feed([1]), assembler.finish()] == ["", "", "ab"]
 
 
 @pytest.mark.parametrize("after", ["feed", "finish"])
 def test_after_a_stop_nothing_more_comes(after):
-    assembler = TextAssembler(TOKENIZER, ("b",))
+    assembler = TextAssembler(TOKENIZER, ("b",), frozenset())
     assert assembler.feed([0, 1, 0]) == "a"
     assert (assembler.feed([0]) if after == "feed" else assembler.finish()) == ""
     assert assembler.tokens == 2
+
+
+def test_an_ending_token_is_counted_and_not_shown():
+    assembler = TextAssembler(TOKENIZER, (), frozenset({1}))
+    assert (assembler.feed([0, 2, 1]), assembler.finish(), assembler.tokens) == ("aab", "", 3)
+
+
+@given(tokens=TOKENS, stops=STOPS)
+def test_offsets_say_where_each_token_begins(tokens, stops):
+    assembler, _ = run(tokens, stops, [])
+    data = b""
+    for token, offset in zip(assembler.token_ids, assembler.offsets, strict=True):
+        assert offset == len(complete(data))
+        data += TOKENIZER.token_bytes(token)

@@ -20,7 +20,7 @@ from contracts import keys
 from contracts.connection import connect
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import ImageRequest, Target
-from contracts.results import ImageResult, TextResult
+from contracts.results import Choice, ImageResult, TextResult
 from workers.leases import LEASE_SECONDS, Ending, Leases
 from workers.scripts import MOST_JOBS
 
@@ -213,33 +213,33 @@ def heard(connection):
 def test_published_text_is_appended_and_told_once(connection, jobs, leases, enqueue, heard):
     enqueue(2)
     one, two = leases.claim({A: 2})
-    assert leases.publish([(one, 0, "aä"), (two, 0, "x")]) == set()
-    assert leases.publish([(one, 3, "日")]) == set()
-    assert jobs.text_from(one.job_id, 0) == "aä日"
-    assert heard() == [[[one.job_id, 0, "aä"], [two.job_id, 0, "x"]], [[one.job_id, 3, "日"]]]
-    assert 0 < connection.ttl(keys.text(one.job_id)) <= keys.TEXT_SECONDS
+    assert leases.publish([(one, 0, 0, "aä"), (two, 0, 0, "x")]) == set()
+    assert leases.publish([(one, 0, 3, "日")]) == set()
+    assert jobs.text_from(one.job_id, 0, 0) == "aä日"
+    assert heard() == [[[one.job_id, 0, 0, "aä"], [two.job_id, 0, 0, "x"]], [[one.job_id, 0, 3, "日"]]]
+    assert 0 < connection.ttl(keys.text(one.job_id, 0)) <= keys.TEXT_SECONDS
 
 
 def test_a_rerun_is_silent_up_to_what_is_known_and_appends_the_rest(jobs, leases, enqueue, heard):
     enqueue(1)
     (lease,) = leases.claim({A: 1})
-    leases.publish([(lease, 0, "ab日cd")])
+    leases.publish([(lease, 0, 0, "ab日cd")])
     heard()
     for offset, text in [(0, "a"), (1, "b日"), (0, "ab日cd"), (5, "c")]:
-        assert leases.publish([(lease, offset, text)]) == set()
+        assert leases.publish([(lease, 0, offset, text)]) == set()
     assert heard() == []
-    leases.publish([(lease, 2, "日cdef")])
-    assert heard() == [[[lease.job_id, 7, "ef"]]]
-    assert jobs.text_from(lease.job_id, 0) == "ab日cdef"
+    leases.publish([(lease, 0, 2, "日cdef")])
+    assert heard() == [[[lease.job_id, 0, 7, "ef"]]]
+    assert jobs.text_from(lease.job_id, 0, 0) == "ab日cdef"
 
 
 def test_text_beyond_a_gap_is_not_taken(jobs, leases, enqueue, heard):
     enqueue(1)
     (lease,) = leases.claim({A: 1})
-    leases.publish([(lease, 0, "ab")])
+    leases.publish([(lease, 0, 0, "ab")])
     heard()
-    assert leases.publish([(lease, 3, "d")]) == set()
-    assert jobs.text_from(lease.job_id, 0) == "ab"
+    assert leases.publish([(lease, 0, 3, "d")]) == set()
+    assert jobs.text_from(lease.job_id, 0, 0) == "ab"
     assert heard() == []
 
 
@@ -255,10 +255,10 @@ def test_runs_that_break_off_anywhere_make_one_unbroken_text(connection, jobs, l
         (lease,) = leases.claim({A: 1})
         done = 0
         for size in run:
-            leases.publish([(lease, len(text[:done].encode()), text[done : done + size])])
+            leases.publish([(lease, 0, len(text[:done].encode()), text[done : done + size])])
             done += size
         leases.release([lease])
-    assert jobs.text_from(lease.job_id, 0) == text
+    assert jobs.text_from(lease.job_id, 0, 0) == text
 
 
 # Renew
@@ -368,8 +368,8 @@ def test_the_janitor_keeps_off_queues_of_other_programs(connection, leases):
 def test_the_text_of_an_ended_job_lives_no_longer_than_the_job(connection, jobs, leases, enqueue):
     enqueue(1)
     (lease,) = leases.claim({A: 1})
-    leases.publish([(lease, 0, "text")])
-    result = TextResult(text="text", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+    leases.publish([(lease, 0, 0, "text")])
+    result = TextResult(choices=[Choice(text="text", finish_reason="stop", tokens=1)], prompt_tokens=1)
     leases.complete([Ending(lease, "finished", result=result)])
-    for key in (keys.text(lease.job_id), f"rq:job:{lease.job_id}", f"rq:results:{lease.job_id}"):
+    for key in (keys.text(lease.job_id, 0), f"rq:job:{lease.job_id}", f"rq:results:{lease.job_id}"):
         assert 0 < connection.ttl(key) <= 120

@@ -96,7 +96,7 @@ def test_a_failure_leaves_the_keys_types_and_fields_of_a_stock_worker(connection
 def test_rq_itself_can_read_what_we_leave(connection, jobs, request_):
     finished = Job.fetch(run_ours(connection, jobs, request_), connection=connection, serializer=JSONSerializer)
     assert finished.get_status() == "finished"
-    assert finished.return_value() == {"task": "image", "count": 1, "pictures": ["x"]}
+    assert finished.return_value() == {"task": "image", "count": 1, "fingerprint": "", "pictures": ["x"]}
     assert finished.started_at is not None
     assert finished.ended_at is not None
     assert finished.started_at <= finished.ended_at

@@ -47,8 +47,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
+    """The request failed alone. `record` is its error's (contracts.errors)."""
+
     job_id: str
-    message: str
+    record: str
 
 
 Event = Delta | Done | Failed
