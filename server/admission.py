@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterable
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
@@ -62,13 +63,21 @@ class Admission:
     def text(self, body: CompletionBody) -> TextRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(body.model, "text")
-        prompt_tokens = model.encode(body.prompt)
-        _check_lengths(model, len(prompt_tokens), body.max_tokens)
+        prompt_tokens = model.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
+        logit_bias = {int(token): bias for token, bias in body.logit_bias.items()}
+        _check_tokens(model, "prompt", prompt_tokens)
+        _check_tokens(model, "logit_bias", logit_bias)
+        _check_tokens(model, "stop_token_ids", body.stop_token_ids)
+        _check_lengths(model, body, len(prompt_tokens))
         return TextRequest(
             target=model.target,
             seed=_seed(body.seed),
             prompt_tokens=tuple(prompt_tokens),
+            max_tokens=body.most_tokens(len(prompt_tokens)),
+            min_tokens=body.fewest_tokens(len(prompt_tokens)),
+            logit_bias=tuple(sorted(logit_bias.items())),
             stop=body.stops(),
+            stop_token_ids=tuple(body.stop_token_ids),
             stream=body.stream,
             **body.model_dump(include=set(TextParameters.model_fields)),
         )
@@ -113,26 +122,81 @@ def _model_of(body: JobBody) -> str | None:
     return inner
 
 
-def _check_lengths(model: CatalogueEntry, prompt_tokens: int, max_tokens: int) -> None:
-    limits, name = model.manifest.limits, model.target.model
+def _check_tokens(model: CatalogueEntry, field: str, tokens: Iterable[int]) -> None:
+    name, size = model.target.model, model.vocabulary_size
+    for token in tokens:
+        if token >= size:
+            raise InvalidRequest(
+                f"'{field}' names token {token}, but {name} has {size} tokens; give ids from 0 to {size - 1}",
+                param=field,
+            )
+
+
+class _Length(NamedTuple):
+    """How many tokens to write, and the field and the words in which the client asked for them."""
+
+    tokens: int
+    field: str
+    words: str
+
+
+def _most(body: CompletionBody, prompt_tokens: int) -> _Length:
+    plain = "max_tokens" if body.max_new_tokens is None else "max_new_tokens"
+    return _length(body.most_tokens(prompt_tokens), plain, "max_length", body.max_length)
+
+
+def _fewest(body: CompletionBody, prompt_tokens: int) -> _Length:
+    return _length(body.fewest_tokens(prompt_tokens), "min_tokens", "min_length", body.min_length)
+
+
+def _length(tokens: int, plain_field: str, field_with_prompt: str, given_with_prompt: int | None) -> _Length:
+    if given_with_prompt is None:
+        return _Length(tokens, plain_field, f"'{plain_field}' is {tokens}")
+    words = f"'{field_with_prompt}' is {given_with_prompt} ({tokens} behind the prompt)"
+    return _Length(tokens, field_with_prompt, words)
+
+
+def _check_lengths(model: CatalogueEntry, body: CompletionBody, prompt_tokens: int) -> None:
     if prompt_tokens == 0:
-        raise InvalidRequest(f"'prompt' holds nothing that {name} can read; give it some text", param="prompt")
-    if limits.max_tokens is not None and max_tokens > limits.max_tokens:
         raise InvalidRequest(
-            f"'max_tokens' is {max_tokens}, but {name} writes at most {limits.max_tokens} at once", param="max_tokens"
+            f"'prompt' holds nothing that {model.target.model} can read; give it some text", param="prompt"
         )
-    if limits.context_tokens is None or prompt_tokens + max_tokens <= limits.context_tokens:
+    most, fewest = _most(body, prompt_tokens), _fewest(body, prompt_tokens)
+    if most.tokens < 0:
+        raise InvalidRequest(
+            f"'max_length' is {body.max_length}, but the prompt alone has {prompt_tokens} tokens;"
+            f" set max_length to more than {prompt_tokens} or shorten the prompt",
+            param="max_length",
+        )
+    if most.tokens == 0 and not body.echo:
+        raise InvalidRequest(
+            f"{most.words}, which writes nothing; ask for one token or more, or set echo to true to score the prompt",
+            param=most.field,
+        )
+    if fewest.tokens > most.tokens:
+        raise InvalidRequest(
+            f"{fewest.words}, but {most.words}; lower {fewest.field} or raise {most.field}", param=fewest.field
+        )
+    _check_limits(model, prompt_tokens, most, least=0 if body.echo else 1)
+
+
+def _check_limits(model: CatalogueEntry, prompt_tokens: int, most: _Length, *, least: int) -> None:
+    limits, name = model.manifest.limits, model.target.model
+    if limits.max_tokens is not None and most.tokens > limits.max_tokens:
+        raise InvalidRequest(f"{most.words}, but {name} writes at most {limits.max_tokens} at once", param=most.field)
+    if limits.context_tokens is None or prompt_tokens + most.tokens <= limits.context_tokens:
         return
     room = limits.context_tokens - prompt_tokens
     remedy = (
-        f"set max_tokens to at most {room} or shorten the prompt"
-        if room > 0
+        f"set {most.field} to at most {limits.context_tokens if most.field == 'max_length' else room}"
+        " or shorten the prompt"
+        if room >= least
         else f"shorten the prompt to fewer than {limits.context_tokens} tokens"
     )
     raise InvalidRequest(
-        f"'prompt' has {prompt_tokens} tokens and 'max_tokens' is {max_tokens}, together more than the"
+        f"'prompt' has {prompt_tokens} tokens and {most.words}, together more than the"
         f" {limits.context_tokens} of {name}'s context; {remedy}",
-        param="max_tokens" if room > 0 else "prompt",
+        param=most.field if room >= least else "prompt",
     )
 
 

@@ -36,6 +36,11 @@ class CatalogueEntry:
         """A prompt's token ids. Raises InvalidRequest for characters that the model cannot read."""
         return self.tokenizer.encode(text) if self.tokenizer else []
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids that a client may name are smaller than this."""
+        return self.tokenizer.vocabulary_size if self.tokenizer else 0
+
 
 class Catalogue:
     """The newest ready version of every model. Announcements are read at most once a second, bundles once."""

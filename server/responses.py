@@ -6,7 +6,7 @@ from typing import Any
 
 from contracts.errors import EngineFailed, JobCancelled
 from contracts.jobs import JobQueue, JobRecord
-from contracts.results import ImageResult, TextResult
+from contracts.results import Choice, ImageResult, TextResult
 from server.catalogue import CatalogueEntry
 
 Json = dict[str, Any]
@@ -55,9 +55,14 @@ def job_body(record: JobRecord, jobs: JobQueue) -> Json:
     return body
 
 
-def completion_chunk(record: JobRecord, text: str, finish_reason: str | None = None) -> Json:
-    """One piece of a streamed completion."""
-    return _text_completion(record, [_choice(text, finish_reason)])
+def text_chunk(record: JobRecord, index: int, text: str) -> Json:
+    """A piece of one choice of a streamed completion."""
+    return _text_completion(record, [{"index": index, "text": text, "finish_reason": None, "logprobs": None}])
+
+
+def end_chunk(record: JobRecord, index: int, choice: Choice) -> Json:
+    """The last piece of one choice of a streamed completion: how it ended, and the log-probabilities of all of it."""
+    return _text_completion(record, [{**_choice(index, choice), "text": ""}])
 
 
 def usage_chunk(record: JobRecord, result: TextResult) -> Json:
@@ -80,7 +85,7 @@ def model_body(entry: CatalogueEntry) -> Json:
 
 
 def _completion(record: JobRecord, result: TextResult) -> Json:
-    return {**_text_completion(record, [_choice(result.text, result.finish_reason)]), "usage": _usage(result)}
+    return {**_text_completion(record, [_choice(*each) for each in enumerate(result.choices)]), "usage": _usage(result)}
 
 
 def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
@@ -95,15 +100,16 @@ def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
     }
 
 
-def _choice(text: str, finish_reason: str | None) -> Json:
-    return {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": None}
+def _choice(index: int, choice: Choice) -> Json:
+    return {"index": index, **choice.model_dump(mode="json", include={"text", "finish_reason", "logprobs"})}
 
 
 def _usage(result: TextResult) -> Json:
+    completion_tokens = sum(choice.tokens for choice in result.choices)
     return {
         "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.completion_tokens,
-        "total_tokens": result.prompt_tokens + result.completion_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": result.prompt_tokens + completion_tokens,
     }
 
 

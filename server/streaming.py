@@ -15,7 +15,7 @@ from contracts.errors import JobTimedOut, NotFound
 from contracts.jobs import JobQueue, JobRecord
 from contracts.results import TextResult
 from server.failures import to_error
-from server.responses import completion_chunk, result_of, usage_chunk
+from server.responses import end_chunk, result_of, text_chunk, usage_chunk
 from server.waiting import GLANCE_SECONDS, Delta, Look, Mailbox, Waiting
 
 HEARTBEAT_SECONDS = 10.0
@@ -32,6 +32,7 @@ class CompletionStream:
         waiting: Waiting,
         job_id: str,
         *,
+        choices: int,
         include_usage: bool,
         timeout_seconds: float,
         still_there: Callable[[], bool],
@@ -42,7 +43,7 @@ class CompletionStream:
         self._include_usage = include_usage
         self._timeout_seconds = timeout_seconds
         self._still_there = still_there
-        self._sent_bytes = 0  # how much of the text the client has, in UTF-8
+        self._sent_bytes = [0] * choices  # how much of each choice's text the client has, in UTF-8
 
     def __iter__(self) -> Iterator[str]:
         ended = False
@@ -82,27 +83,35 @@ class CompletionStream:
         return record
 
     def _new_text(self, record: JobRecord, delta: Delta) -> Iterator[str]:
-        if delta.offset > self._sent_bytes:  # messages were lost, or published before we listened
-            yield from self._unsent(record, Delta(self._sent_bytes, self._jobs.text_from(record.id, self._sent_bytes)))
-        if delta.offset <= self._sent_bytes:
+        choice, sent_bytes = delta.choice, self._sent_bytes[delta.choice]
+        if delta.offset > sent_bytes:  # messages were lost, or published before we listened
+            text = self._jobs.text_from(record.id, choice, sent_bytes)
+            yield from self._unsent(record, Delta(choice, sent_bytes, text))
+        if delta.offset <= self._sent_bytes[choice]:
             yield from self._unsent(record, delta)
 
     def _unsent(self, record: JobRecord, delta: Delta) -> Iterator[str]:
         """The part of a text that goes beyond what was sent; a job that is run again publishes its text again."""
-        fresh = delta.text.encode()[self._sent_bytes - delta.offset :]
+        fresh = delta.text.encode()[self._sent_bytes[delta.choice] - delta.offset :]
         if fresh:
-            self._sent_bytes += len(fresh)
-            yield _event(completion_chunk(record, fresh.decode(errors="replace")), event_id=self._sent_bytes)
+            self._sent_bytes[delta.choice] += len(fresh)
+            yield self._numbered(text_chunk(record, delta.choice, fresh.decode(errors="replace")))
 
     def _end(self, record: JobRecord) -> Iterator[str]:
         result = result_of(record)
         if not isinstance(result, TextResult):
             raise TypeError(f"a streaming job ended with a result of task {result.task}")
-        yield from self._unsent(record, Delta(0, result.text))
-        yield _event(completion_chunk(record, "", result.finish_reason), event_id=self._sent_bytes)
+        for index, choice in enumerate(result.choices):
+            yield from self._unsent(record, Delta(index, 0, choice.text))
+        for index, choice in enumerate(result.choices):
+            yield self._numbered(end_chunk(record, index, choice))
         if self._include_usage:
             yield _event(usage_chunk(record, result))
         yield "data: [DONE]\n\n"
+
+    def _numbered(self, body: dict[str, Any]) -> str:
+        """An event whose id tells how far each choice has come."""
+        return f"id: {','.join(map(str, self._sent_bytes))}\n{_event(body)}"
 
     def _cancel(self) -> None:
         try:
@@ -112,6 +121,5 @@ class CompletionStream:
             log.warning("job %s goes on although its client left, for it cannot be cancelled: %s", self._job_id, error)
 
 
-def _event(body: dict[str, Any], event_id: int | None = None) -> str:
-    head = "" if event_id is None else f"id: {event_id}\n"
-    return f"{head}data: {json.dumps(body)}\n\n"
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body)}\n\n"

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 
 class Delta(NamedTuple):
-    """A piece of a streaming job's text and where it begins, in UTF-8 bytes."""
+    """A piece of the text of a streaming job's choice and where it begins, in UTF-8 bytes."""
 
+    choice: int
     offset: int
     text: str
 
@@ -42,7 +43,7 @@ class Look(enum.Enum):
 
 
 _ENDED = TypeAdapter(list[str])
-_DELTAS = TypeAdapter(list[tuple[str, int, str]])
+_DELTAS = TypeAdapter(list[tuple[str, int, int, str]])
 
 
 class Mailbox:
@@ -143,8 +144,8 @@ class Waiting:
                 for job_id in _ENDED.validate_json(message["data"]):
                     self._deliver(job_id, Look.AGAIN)
             else:
-                for job_id, offset, text in _DELTAS.validate_json(message["data"]):
-                    self._deliver(job_id, Delta(offset, text))
+                for job_id, choice, offset, text in _DELTAS.validate_json(message["data"]):
+                    self._deliver(job_id, Delta(choice, offset, text))
         except ValidationError as error:
             log.warning("skipped a message that is not ours on %s: %s", message["channel"], error)
 

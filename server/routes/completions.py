@@ -42,6 +42,7 @@ def _stream(text_request: TextRequest, *, include_usage: bool) -> Response:
         here.jobs,
         here.waiting,
         enqueue_call(here, text_request),
+        choices=text_request.n,
         include_usage=include_usage,
         timeout_seconds=longest_wait_seconds(here),
         still_there=client.presence(),

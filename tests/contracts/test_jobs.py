@@ -176,7 +176,6 @@ def test_a_deleted_job_leaves_nothing_behind(connection, jobs):
     before = set(connection.keys()) | {b"rq:queues", keys.bell(QUEUE).encode(), f"rq:queue:{QUEUE}".encode()}
     job_id = jobs.enqueue(PICTURE, **LIFETIMES)
     connection.lpop(f"rq:queue:{QUEUE}")
-    connection.set(keys.text(job_id, 0), "text")
     connection.rpush(keys.pictures(job_id, "e"), b"png", b"png")
     for registry in ("finished", "failed", "canceled"):
         connection.zadd(f"rq:{registry}:{QUEUE}", {job_id: 1})
@@ -190,6 +189,15 @@ def test_a_deleted_job_leaves_nothing_behind(connection, jobs):
     assert set(connection.keys()) <= before
     with pytest.raises(NotFound):
         jobs.read(job_id)
+
+
+def test_a_deleted_stream_leaves_none_of_its_texts(connection, jobs):
+    job_id = jobs.enqueue(TEXT.model_copy(update={"n": 2}), **LIFETIMES)
+    for choice in range(2):
+        connection.set(keys.text(job_id, choice), "text")
+    end(connection, job_id, "failed", exc_string=base64.b64encode(zlib.compress(b"gone")).decode())
+    jobs.delete(jobs.read(job_id))
+    assert not list(connection.scan_iter("kamishibai:text:*"))
 
 
 # Ids

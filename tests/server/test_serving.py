@@ -118,6 +118,10 @@ def test_openais_client_works_as_it_is(start, worker):
         assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
         assert chunks[-1].usage is not None
         assert chunks[-1].usage.completion_tokens == 5
+        scored = openai.completions.create(model="tiny-text", prompt=[0, 1], n=2, echo=True, logprobs=1, max_tokens=0)
+        assert [choice.text for choice in scored.choices] == ["ab", "ab"]
+        assert scored.choices[1].logprobs is not None
+        assert scored.choices[1].logprobs.text_offset == [0, 1]
         pictures = openai.images.generate(model="tiny-picture", prompt="a face", n=2)
         assert len(pictures.data or []) == 2
     assert server.stop() == 0
