@@ -19,6 +19,19 @@ from contracts.requests import ImageRequest, TextRequest, describe
 from contracts.store import Store
 from workers.local import LocalModel
 
+# Options that are fields of the request by the same name.
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "no_repeat_ngram_size",
+    "min_tokens",
+)
+
 
 def generate(model: str, store: Path, device: str, seed: int | None, **options: Any) -> None:
     """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest."""
@@ -49,10 +62,8 @@ def write_text(local: LocalModel, seed: int, prompt: str | None, max_tokens: int
             seed=seed,
             prompt_tokens=tuple(tokens),
             max_tokens=max_tokens,
-            temperature=options["temperature"],
-            top_k=options["top_k"],
-            top_p=options["top_p"],
             stop=tuple(options["stop"]),
+            **{name: options[name] for name in SAMPLING},
         )
     except ValidationError as error:
         raise InvalidRequest(describe(error)) from None

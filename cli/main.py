@@ -30,7 +30,23 @@ DEVICE = click.option(
     show_default=True,
     help="cpu, cuda, cuda:1, ...; auto takes GPUs first.",
 )
+KV_MEMORY = click.option(
+    "--kv-memory",
+    "kv_bytes",
+    callback=lambda _context, _option, value: value if value is None else parse_memory(value),
+    help="KV cache of a worker, shared by its models, like 4GiB.  [default: 2GiB]",
+)
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
+
+
+def parse_memory(text: str) -> int:
+    """Raises click.BadParameter for what is no amount of memory."""
+    from contracts.settings import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def check_device(name: str) -> str:
@@ -79,6 +95,7 @@ def main() -> None:
 @MODELS
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per GPU, else one]")
 @DEVICE
+@KV_MEMORY
 @click.option(
     "--durability",
     type=click.Choice(["second", "always"]),
@@ -114,13 +131,14 @@ def serve(**options: Any) -> None:
 @REDIS_URL
 @MODELS
 @DEVICE
+@KV_MEMORY
 @click.option("--name", help="Name in `rq info`.  [default: host and a random part]")
-def worker(store: Path, redis_url: str | None, models: str | None, device: str, name: str | None) -> None:
+def worker(**options: Any) -> None:
     """Run one worker: it serves models of the store from the queue."""
     from cli.worker import run_worker
 
     log_to_stderr()
-    run_worker(store, redis_url, models, device, name)
+    run_worker(**options)
 
 
 @cli.group(name="import")
@@ -179,13 +197,38 @@ def demo(store: Path) -> None:
     make_demo_models(store)
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @STORE
-def models(store: Path) -> None:
-    """List the models of the store."""
+@click.pass_context
+def models(context: click.Context, store: Path) -> None:
+    """List the models of the store, or look at one."""
     from cli.models import list_models
 
-    list_models(store)
+    if context.invoked_subcommand is None:
+        list_models(store)
+
+
+@models.command()
+@click.argument("model")
+@DEVICE
+@click.pass_context
+def probe(context: click.Context, model: str, device: str) -> None:
+    """Show whether MODEL gives a row the same bits in every batch and place."""
+    from cli.models import show_probe
+
+    show_probe((context.parent or context).params["store"], model, device)
+
+
+@cli.command()
+@click.argument("job")
+@STORE
+@REDIS_URL
+@DEVICE
+def replay(job: str, store: Path, redis_url: str | None, device: str) -> None:
+    """Run a stored JOB again, alone and here, and compare the results. A differing result is exit status 1."""
+    from cli.replay import replay_job
+
+    replay_job(job, store, redis_url, device)
 
 
 @cli.command()
@@ -197,6 +240,12 @@ def models(store: Path) -> None:
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Draw among the likeliest of this mass."
 )
+@click.option("--min-p", type=float, default=0.0, help="Draw only tokens this likely, as a share of the likeliest's.")
+@click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: fewer repetitions of prompt and text.")
+@click.option("--presence-penalty", type=float, default=0.0, help="Above 0: new tokens are preferred; -2 to 2.")
+@click.option("--frequency-penalty", type=float, default=0.0, help="The same, for each time a token was written.")
+@click.option("--no-repeat-ngram-size", type=int, default=0, help="No sequence of this many tokens comes twice.")
+@click.option("--min-tokens", type=int, default=0, help="Tokens to write at least.")
 @click.option("--stop", multiple=True, help="Stop before this text; can be given more than once.")
 @click.option("--seed", type=click.IntRange(0), help="Same seed, same output.  [default: drawn, and shown]")
 @click.option("--n", "count", type=click.IntRange(1), default=1, show_default=True, help="Pictures to draw.")

@@ -6,8 +6,24 @@ from pathlib import Path
 
 import click
 
+from cli.devices import devices
 from contracts.errors import StoreError
 from contracts.store import Store
+
+
+def show_probe(root: Path, name: str, device: str) -> None:
+    """The probe's matrix. Raises StoreError."""
+    from cli.generate import load
+
+    local = load(Store(root).open(name), devices(device)[0])
+    click.echo(f"{name}@{local.bundle.manifest.version} {local.fingerprint} on {devices(device)[0]}")
+    by_size: dict[int, list[tuple[int, bool]]] = {}
+    for (size, place), equal in sorted(local.probe.equal.items()):
+        by_size.setdefault(size, []).append((place, equal))
+    for size, places in by_size.items():
+        shown = "  ".join(f"{place}: {'equal' if equal else 'DIFFERS'}" for place, equal in places)
+        click.echo(f"batch {size:>3}   place {shown}")
+    click.echo("batch invariant: " + ("yes" if local.probe.batch_invariant else "no"))
 
 
 def list_models(root: Path) -> None:

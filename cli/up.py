@@ -35,6 +35,7 @@ def run_everything(
     models: str | None,
     workers: int | None,
     device: str,
+    kv_bytes: int | None,
     durability: Durability,
 ) -> None:
     """Until Ctrl-C or SIGTERM. Raises StoreError, ValueError."""
@@ -43,9 +44,8 @@ def run_everything(
         make_demo_models_if_empty(store)
         embedded = None if redis_url else EmbeddedRedis(store, durability)
         try:
-            settings = from_environment(
-                store=store, host=host, port=port, redis_url=redis_url or (embedded and embedded.url)
-            )
+            url = redis_url or (embedded and embedded.url)
+            settings = from_environment(store=store, host=host, port=port, redis_url=url, kv_bytes=kv_bytes)
             parts = [*worker_parts(settings, models, workers, device), server_part(settings)]
             if embedded:
                 parts.insert(0, Part("redis", embedded.command(), stop_seconds=30.0))

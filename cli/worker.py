@@ -22,11 +22,15 @@ from workers.parent import WorkerParent
 log = logging.getLogger("kamishibai.worker")
 
 
-def run_worker(store: Path, redis_url: str | None, models: str | None, device: str, name: str | None) -> None:
+def run_worker(
+    store: Path, redis_url: str | None, models: str | None, device: str, name: str | None, kv_bytes: int | None
+) -> None:
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve."""
-    settings = from_environment(store=store, redis_url=redis_url)
+    settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
     bundles = served_bundles(Store(settings.store), models)
-    child = Child(settings.store, [bundle.target() for bundle in bundles.values()], devices(device)[0])
+    targets = [bundle.target() for bundle in bundles.values()]
+    cached = sum(bundle.manifest.family == "gpt2" for bundle in bundles.values())
+    child = Child(settings.store, targets, devices(device)[0], settings.kv_bytes // max(1, cached))
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     wait_for_redis(settings.redis_url)
     WorkerParent(settings.redis_url, name, bundles, child).run()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 ENVIRONMENT_PREFIX = "KAMISHIBAI_"
+DEFAULT_KV_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Settings:
     sync_result_seconds: int = 30  # how long a synchronous request's job lives on after its answer
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
     job_timeout_seconds: int = 600
+    kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
@@ -39,6 +42,16 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """The environment variables that make `from_environment` give these settings again."""
         return {variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
+
+
+def parse_bytes(text: str) -> int:
+    """`2GiB`, `500 MB`, `1.5G` or plain bytes. Raises ValueError that shows the forms."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B?)\s*", text, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 1073741824")
+    number, unit, binary = match.groups()
+    power = "KMGT".index(unit.upper()) + 1 if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def variable(field: str) -> str:

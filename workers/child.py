@@ -24,11 +24,13 @@ _QUICK_REPLACEMENTS = 3
 class Child:
     """One engine child at a time. Nothing here ever waits for it."""
 
-    def __init__(self, store: Path, targets: list[Target], device: str) -> None:
+    def __init__(self, store: Path, targets: list[Target], device: str, kv_bytes: int) -> None:
+        """`kv_bytes` for each of its models."""
         self._order = {
             "store": str(store),
             "targets": [target.model_dump() for target in targets],
             "device": device,
+            "kv_bytes": kv_bytes,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None

@@ -28,6 +28,7 @@ Durability = Literal["second", "always"]
 
 DATA_FOLDER = ".redis"
 _LOCK = ".lock"
+_URL = "url"  # where the server of a running `up` listens
 
 
 class EmbeddedRedis:
@@ -39,9 +40,9 @@ class EmbeddedRedis:
         self._binary = find_server()
         self._data = (store / DATA_FOLDER).resolve()
         self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = Path(
-            tempfile.mkdtemp(prefix="kamishibai-")
-        )  # mode 700, and short: a socket's path has 107 bytes
+        # Mode 700, and short: a socket's path has room for 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="kamishibai-"))
+        (self._data / _URL).write_text(self.url, encoding="utf-8")
 
     @property
     def url(self) -> str:
@@ -68,6 +69,7 @@ class EmbeddedRedis:
 
     def clean_up(self) -> None:
         """Remove the socket's folder; the data stays."""
+        (self._data / _URL).unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _sync_forever(self) -> None:
@@ -84,6 +86,14 @@ class EmbeddedRedis:
                     log.error("%s could not be synced: %s", path, error)
                 finally:
                     os.close(descriptor)
+
+
+def running_url(store: Path) -> str | None:
+    """The URL of the Redis that a running `up` has started for this store."""
+    try:
+        return (store / DATA_FOLDER / _URL).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def find_server() -> str:

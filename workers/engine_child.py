@@ -37,12 +37,14 @@ log = logging.getLogger("kamishibai.engine")
 class EngineChild:
     """Loads its models, says that it is ready, then runs calls until the parent goes away."""
 
-    def __init__(self, channel: Channel, store: Store, targets: list[Target], device: torch.device) -> None:
+    def __init__(
+        self, channel: Channel, store: Store, targets: list[Target], device: torch.device, kv_bytes: int
+    ) -> None:
         self._channel = channel
         self._device = device
         self._models: dict[str, LoadedModel] = {}  # by queue name
         for target in targets:
-            self._load(store, target)
+            self._load(store, target, kv_bytes)
         self._engines: dict[str, Engine[Any]] = {name: model.engine for name, model in self._models.items()}
         self._scheduler: Scheduler[Request] = Scheduler(dict(self._engines))
 
@@ -63,11 +65,11 @@ class EngineChild:
             for name, handle in launched:
                 self._report(name, self._engines[name].collect(handle))
 
-    def _load(self, store: Store, target: Target) -> None:
+    def _load(self, store: Store, target: Target, kv_bytes: int) -> None:
         """A broken bundle is refused; the other models are served all the same."""
         try:
             bundle = store.open(target.model, target.version)
-            self._models[target.queue_name] = load_model(bundle, target.variant, self._device)
+            self._models[target.queue_name] = load_model(bundle, target.variant, self._device, kv_bytes)
         except StoreError as error:
             self._channel.send({"op": "refused", "model": target.queue_name, "message": str(error)})
 
@@ -117,8 +119,9 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     channel = Channel(socket.socket(fileno=order["socket"]), blocking=True)
     targets = [Target.model_validate(target) for target in order["targets"]]
+    device = torch.device(order["device"])
     try:
-        EngineChild(channel, Store(Path(order["store"])), targets, torch.device(order["device"])).run()
+        EngineChild(channel, Store(Path(order["store"])), targets, device, order["kv_bytes"]).run()
     except ChannelClosed:
         log.info("the worker parent has gone; so does the engine child")
 

@@ -10,25 +10,28 @@ from torch import Tensor, nn
 
 from contracts.bundle import WEIGHTS, Bundle
 from contracts.errors import StoreError
+from contracts.settings import DEFAULT_KV_BYTES
 from models.dcgan import DcganConfig, generator, to_pixels
 from models.gpt2 import Gpt2, Gpt2Config, KvCache
 from models.lstm import LstmConfig, LstmLanguageModel, State
 from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, ImageBackend, TextBackend
 
 MOST_SLOTS = 64
-KV_BYTES = 2 << 30
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
 _MACHINE_THREADS = torch.get_num_threads()  # before any model sets its own
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_text(bundle: Bundle, device: torch.device) -> TextBackend:
-    """A text bundle's backend. Raises StoreError where weights and config do not fit together."""
+def load_text(bundle: Bundle, device: torch.device, kv_bytes: int) -> TextBackend:
+    """A text bundle's backend, its KV cache at most `kv_bytes` large.
+
+    Raises StoreError where weights and config do not fit together or the cache has no room for the smallest batch.
+    """
     config = bundle.manifest.config
     if bundle.manifest.family == "gpt2":
         gpt2 = Gpt2(Gpt2Config.from_manifest(config))
-        return Gpt2Backend(_with_weights(gpt2, bundle, device), device)
+        return Gpt2Backend(_with_weights(gpt2, bundle, device), device, kv_bytes)
     lstm_config = LstmConfig.from_manifest(config)
     lstm = _with_weights(LstmLanguageModel(lstm_config), bundle, device)
     return WindowedLstmBackend(lstm, device) if lstm_config.window else LstmBackend(lstm, device)
@@ -189,9 +192,15 @@ def _advance(before: State, after: State, active: Tensor) -> State:
 class Gpt2Backend:
     """KV cache in contiguous slots; decode runs over the first rows of it without copying."""
 
-    def __init__(self, model: Gpt2, device: torch.device, kv_bytes: int = KV_BYTES) -> None:
-        affordable = kv_bytes // KvCache.bytes_per_slot(model.config, torch.float32)
-        self.slots = max(SMALLEST_ROWS, min(MOST_SLOTS, affordable // SMALLEST_ROWS * SMALLEST_ROWS))
+    def __init__(self, model: Gpt2, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> None:
+        """Raises StoreError if `kv_bytes` has no room for the smallest batch."""
+        slot_bytes = KvCache.bytes_per_slot(model.config, torch.float32)
+        self.slots = min(MOST_SLOTS, kv_bytes // slot_bytes // SMALLEST_ROWS * SMALLEST_ROWS)
+        if not self.slots:
+            raise StoreError(
+                f"a KV cache of {kv_bytes:,} bytes has no room for {SMALLEST_ROWS} texts of {slot_bytes:,} bytes each; "
+                f"give at least {SMALLEST_ROWS * slot_bytes:,} with --kv-memory"
+            )
         self.vocabulary_size = model.config.vocabulary_size
         self._device = device
         self._model = model

@@ -12,6 +12,7 @@ import torch
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import StoreError
 from contracts.requests import ImageRequest, TextRequest
+from contracts.settings import DEFAULT_KV_BYTES
 from models.probe import Probe, probe_images, probe_text
 from models.runtimes.pytorch import load_images, load_text
 from workers.engines import Done, Engine, Request
@@ -33,14 +34,14 @@ class LoadedModel:
     fingerprint: str
 
 
-def load_model(bundle: Bundle, variant: str, device: torch.device) -> LoadedModel:
+def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> LoadedModel:
     """Load, probe, and warm up with the bundle's own example. Raises StoreError."""
     names = [known.name for known in bundle.manifest.variants]
     if variant not in names:
         raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(names)}")
     engine: Engine[Any]
     if bundle.manifest.task == "text":
-        text_backend = load_text(bundle, device)
+        text_backend = load_text(bundle, device, kv_bytes)
         context_tokens = bundle.manifest.limits.context_tokens
         probe = probe_text(text_backend, context_tokens)
         engine = TextEngine(text_backend, bundle.tokenizer().end_token, context_tokens)

@@ -1,0 +1,68 @@
+"""`kamishibai replay`: the promise that a seed fixes the output, checked on one stored job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.devices import devices
+from cli.generate import load
+from contracts.connection import connect
+from contracts.errors import InvalidRequest
+from contracts.jobs import JobQueue
+from contracts.requests import TextRequest
+from contracts.results import ImageResult, TextResult
+from contracts.settings import from_environment
+from contracts.store import Store
+from contracts.tokenizers import Tokenizer
+from workers.embedded_redis import running_url
+
+
+def replay_job(job_id: str, store: Path, redis_url: str | None, device: str) -> None:
+    """Say identical, or where it differs and why (click.exceptions.Exit(1)). Raises NotFound, StoreError."""
+    settings = from_environment(store=store, redis_url=redis_url or running_url(store))
+    jobs = JobQueue(connect(settings.redis_url))
+    record = jobs.read(job_id)
+    if record.result is None:
+        raise InvalidRequest(f"Job {job_id} is {record.status}; only a succeeded job has a result to compare with.")
+    target = record.request.target
+    local = load(Store(settings.store).open(target.model, target.version), devices(device)[0])
+    result = local.run(record.request)
+    if isinstance(record.result, ImageResult) or isinstance(result, ImageResult):
+        difference = _first_picture(jobs.pictures(_image(record.result)), jobs.pictures(_image(result)))
+    else:
+        difference = _first_token(record.request, local.bundle.tokenizer(), record.result, result)
+    if difference is None:
+        click.echo(f"identical ({result.fingerprint})")
+        return
+    click.secho(f"differs at {difference}", fg="red")
+    if record.result.fingerprint != result.fingerprint:
+        click.echo(f"why: it was made by {record.result.fingerprint}, and this is {result.fingerprint}")
+    elif not local.probe.batch_invariant:
+        click.echo("why: this variant gives other bits in other batches (kamishibai models probe)")
+    else:
+        click.echo("why: unknown; one fingerprint should give one output. Please report it.")
+    raise click.exceptions.Exit(1)
+
+
+def _image(result: TextResult | ImageResult) -> ImageResult:
+    if not isinstance(result, ImageResult):
+        raise InvalidRequest("The job's result is a text, but its request asks for pictures.")
+    return result
+
+
+def _first_picture(stored: list[str], again: list[str]) -> str | None:
+    return next((f"picture {i}" for i, pair in enumerate(zip(stored, again, strict=True)) if pair[0] != pair[1]), None)
+
+
+def _first_token(request: object, tokenizer: Tokenizer, stored: TextResult, again: TextResult) -> str | None:
+    """Where two results part, counted in tokens of the text that both share."""
+    prompt = request.prompt_tokens if isinstance(request, TextRequest) and request.echo else ()
+    for index, (one, other) in enumerate(zip(stored.choices, again.choices, strict=True)):
+        if (one.text, one.finish_reason) != (other.text, other.finish_reason):
+            parted = next(
+                (i for i, (a, b) in enumerate(zip(one.text, other.text, strict=False)) if a != b), len(one.text)
+            )
+            return f"token {len(tokenizer.encode(one.text[:parted])) - len(prompt)} of choice {index}"
+    return None
