@@ -39,8 +39,8 @@ def run_everything(
     durability: Durability,
 ) -> None:
     """Until Ctrl-C or SIGTERM. Raises StoreError, ValueError."""
-    check_address(from_environment(host=host, port=port))
     with store_lock(store):
+        check_address(from_environment(host=host, port=port))
         make_demo_models_if_empty(store)
         embedded = None if redis_url else EmbeddedRedis(store, durability)
         try:

@@ -152,7 +152,7 @@ def test_parts_do_not_outlive_a_killed_supervisor(start_product):
 
 def test_a_second_up_on_the_same_store_refuses(product, store):
     second = subprocess.run(
-        [sys.executable, "-P", "-m", "cli.main", "up", "--store", str(store.root), "--port", str(product.port + 1)],
+        [sys.executable, "-P", "-m", "cli.main", "up", "--store", str(store.root), "--port", str(product.port)],
         capture_output=True,
         text=True,
         timeout=30,
