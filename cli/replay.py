@@ -61,8 +61,7 @@ def _first_token(request: object, tokenizer: Tokenizer, stored: TextResult, agai
     prompt = request.prompt_tokens if isinstance(request, TextRequest) and request.echo else ()
     for index, (one, other) in enumerate(zip(stored.choices, again.choices, strict=True)):
         if (one.text, one.finish_reason) != (other.text, other.finish_reason):
-            parted = next(
-                (i for i, (a, b) in enumerate(zip(one.text, other.text, strict=False)) if a != b), len(one.text)
-            )
-            return f"token {len(tokenizer.encode(one.text[:parted])) - len(prompt)} of choice {index}"
+            pairs = enumerate(zip(one.text, other.text, strict=False))
+            shared = one.text[: next((place for place, (a, b) in pairs if a != b), None)]
+            return f"token {len(tokenizer.encode(shared)) - len(prompt)} of choice {index}"
     return None

@@ -73,7 +73,8 @@ def by_choice(events):
     """What a client puts together for each choice, the reasons that it is given, and the ids up to then."""
     found = list(events)
     assert found.pop() == (None, "[DONE]")
-    together, reasons = {}, {}
+    together: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for _, data in found:
         for choice in data["choices"]:
             together[choice["index"]] = together.get(choice["index"], "") + choice["text"]
