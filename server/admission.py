@@ -1,0 +1,208 @@
+"""Admission: from a client's bytes to a request in which everything is fixed. Nothing here writes to Redis."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from contracts.errors import InvalidRequest
+from contracts.requests import (
+    MAX_SEED,
+    CompletionBody,
+    ImageBody,
+    ImageRequest,
+    JobBody,
+    TextParameters,
+    TextRequest,
+    describe,
+)
+from contracts.settings import Settings
+from server.catalogue import Catalogue, CatalogueEntry
+
+Body = TypeVar("Body", CompletionBody, ImageBody, JobBody)
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises InvalidRequest for anything else, whatever its content type."""
+    try:
+        text = raw.decode()
+        payload = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(payload, ensure_ascii=False).encode()  # a lone surrogate is no text: it has no UTF-8
+    except UnicodeError:
+        raise InvalidRequest("The body is not valid Unicode: send JSON in UTF-8 without lone surrogates.") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply; no request of ours needs that.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise InvalidRequest("The body must be a JSON object with the request's fields.")
+    return payload
+
+
+def parse(kind: type[Body], fields: dict[str, Any]) -> Body:
+    """The typed body. Raises InvalidRequest that names every field that is wrong, up to three."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        place = error.errors(include_url=False, include_input=False)[0]["loc"]
+        raise InvalidRequest(describe(error), param=str(place[0]) if place else None) from None
+
+
+class Admission:
+    """Fixes version, variant, token ids and seed, and holds a request against the limits."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+
+    def text(self, body: CompletionBody) -> TextRequest:
+        """Raises InvalidRequest, UnknownModel and NotReady."""
+        model = self._catalogue.resolve(body.model, "text")
+        prompt_tokens = model.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
+        logit_bias = {int(token): bias for token, bias in body.logit_bias.items()}
+        _check_tokens(model, "prompt", prompt_tokens)
+        _check_tokens(model, "logit_bias", logit_bias)
+        _check_tokens(model, "stop_token_ids", body.stop_token_ids)
+        _check_lengths(model, body, len(prompt_tokens))
+        return TextRequest(
+            target=model.target,
+            seed=_seed(body.seed),
+            prompt_tokens=tuple(prompt_tokens),
+            max_tokens=body.most_tokens(len(prompt_tokens)),
+            min_tokens=body.fewest_tokens(len(prompt_tokens)),
+            logit_bias=tuple(sorted(logit_bias.items())),
+            stop=body.stops(),
+            stop_token_ids=tuple(body.stop_token_ids),
+            stream=body.stream,
+            **body.model_dump(include=set(TextParameters.model_fields)),
+        )
+
+    def image(self, body: ImageBody) -> ImageRequest:
+        """Raises InvalidRequest, UnknownModel and NotReady."""
+        model = self._catalogue.resolve(body.model, "image")
+        most = self._settings.max_pictures
+        if body.n > most:
+            raise InvalidRequest(f"'n' is {body.n}; ask for at most {most} pictures at once", param="n")
+        pixels = model.manifest.limits.picture_pixels
+        sizes = ["auto"] if pixels is None else ["auto", f"{pixels[0]}x{pixels[1]}"]
+        if body.size not in sizes:
+            given, choices = repr(body.size[:40]), " or ".join(map(repr, sizes))
+            raise InvalidRequest(f"'size' is {given}; {model.target.model} draws {choices}", param="size")
+        return ImageRequest(target=model.target, seed=_seed(body.seed), count=body.n)
+
+    def job(self, body: JobBody) -> TextRequest | ImageRequest:
+        """A request of either task; the model decides which. Raises InvalidRequest, UnknownModel and NotReady."""
+        if body.input.get("stream") is True:
+            raise InvalidRequest(
+                "'input.stream' is true, but a job is read when it has ended: leave it out and"
+                " GET /v1/jobs/<id>?wait=60, or stream with POST /v1/completions",
+                param="input.stream",
+            )
+        model = self._catalogue.resolve(_model_of(body))
+        fields = {**body.input, "model": model.target.model}
+        if model.manifest.task == "text":
+            return self.text(parse(CompletionBody, fields))
+        return self.image(parse(ImageBody, fields))
+
+
+def _model_of(body: JobBody) -> str | None:
+    inner = body.input.get("model", body.model)
+    if inner is None or inner == body.model:
+        return body.model
+    if body.model is not None or not isinstance(inner, str):
+        raise InvalidRequest(
+            f"'input.model' is not the name in 'model' ({(body.model or 'none')[:80]}); give the name once, in 'model'",
+            param="input.model",
+        )
+    return inner
+
+
+def _check_tokens(model: CatalogueEntry, field: str, tokens: Iterable[int]) -> None:
+    name, size = model.target.model, model.vocabulary_size
+    for token in tokens:
+        if token >= size:
+            raise InvalidRequest(
+                f"'{field}' names token {token}, but {name} has {size} tokens; give ids from 0 to {size - 1}",
+                param=field,
+            )
+
+
+class _Length(NamedTuple):
+    """How many tokens to write, and the field and the words in which the client asked for them."""
+
+    tokens: int
+    field: str
+    words: str
+
+
+def _most(body: CompletionBody, prompt_tokens: int) -> _Length:
+    plain = "max_tokens" if body.max_new_tokens is None else "max_new_tokens"
+    return _length(body.most_tokens(prompt_tokens), plain, "max_length", body.max_length)
+
+
+def _fewest(body: CompletionBody, prompt_tokens: int) -> _Length:
+    return _length(body.fewest_tokens(prompt_tokens), "min_tokens", "min_length", body.min_length)
+
+
+def _length(tokens: int, plain_field: str, field_with_prompt: str, given_with_prompt: int | None) -> _Length:
+    if given_with_prompt is None:
+        return _Length(tokens, plain_field, f"'{plain_field}' is {tokens}")
+    words = f"'{field_with_prompt}' is {given_with_prompt} ({tokens} behind the prompt)"
+    return _Length(tokens, field_with_prompt, words)
+
+
+def _check_lengths(model: CatalogueEntry, body: CompletionBody, prompt_tokens: int) -> None:
+    if prompt_tokens == 0:
+        raise InvalidRequest(
+            f"'prompt' holds nothing that {model.target.model} can read; give it some text", param="prompt"
+        )
+    most, fewest = _most(body, prompt_tokens), _fewest(body, prompt_tokens)
+    if most.tokens < 0:
+        raise InvalidRequest(
+            f"'max_length' is {body.max_length}, but the prompt alone has {prompt_tokens} tokens;"
+            f" set max_length to more than {prompt_tokens} or shorten the prompt",
+            param="max_length",
+        )
+    if most.tokens == 0 and not body.echo:
+        raise InvalidRequest(
+            f"{most.words}, which writes nothing; ask for one token or more, or set echo to true to score the prompt",
+            param=most.field,
+        )
+    if fewest.tokens > most.tokens:
+        raise InvalidRequest(
+            f"{fewest.words}, but {most.words}; lower {fewest.field} or raise {most.field}", param=fewest.field
+        )
+    _check_limits(model, prompt_tokens, most, least=0 if body.echo else 1)
+
+
+def _check_limits(model: CatalogueEntry, prompt_tokens: int, most: _Length, *, least: int) -> None:
+    limits, name = model.manifest.limits, model.target.model
+    if limits.max_tokens is not None and most.tokens > limits.max_tokens:
+        raise InvalidRequest(f"{most.words}, but {name} writes at most {limits.max_tokens} at once", param=most.field)
+    if limits.context_tokens is None or prompt_tokens + most.tokens <= limits.context_tokens:
+        return
+    room = limits.context_tokens - prompt_tokens
+    remedy = (
+        f"set {most.field} to at most {limits.context_tokens if most.field == 'max_length' else room}"
+        " or shorten the prompt"
+        if room >= least
+        else f"shorten the prompt to fewer than {limits.context_tokens} tokens"
+    )
+    raise InvalidRequest(
+        f"'prompt' has {prompt_tokens} tokens and {most.words}, together more than the"
+        f" {limits.context_tokens} of {name}'s context; {remedy}",
+        param=most.field if room >= least else "prompt",
+    )
+
+
+def _seed(given: int | None) -> int:
+    return secrets.randbelow(MAX_SEED + 1) if given is None else given
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
