@@ -26,7 +26,7 @@ MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-TokenIdText = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # JSON's keys are text
+TokenIdText = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]  # JSON's keys are text
 
 
 class _Frozen(BaseModel):
@@ -232,7 +232,7 @@ def describe(error: ValidationError, limit: int = 3) -> str:
     parts = []
     for fault in error.errors(include_url=False)[:limit]:
         # pydantic names the branches of a union by their types; people do not.
-        field = ".".join(str(part) for part in fault["loc"] if not re.search(r"constrained|\[", str(part))) or "body"
+        field = ".".join(str(part) for part in fault["loc"] if not _UNION_BRANCH.match(str(part))) or "body"
         if fault["type"] == "extra_forbidden":
             parts.append(f"'{field}' is not a field of this request; remove it")
         elif fault["type"] == "missing":
@@ -240,6 +240,9 @@ def describe(error: ValidationError, limit: int = 3) -> str:
         else:
             parts.append(f"'{field}' is {_short(fault['input'])}: {_lower_first(fault['msg'])}")
     return "; ".join(parts)
+
+
+_UNION_BRANCH = re.compile(r"(str|constrained-str|list\[.*\]|\[key\])$")
 
 
 def _short(value: Any, limit: int = 60) -> str:

@@ -21,7 +21,7 @@ def result_body(record: JobRecord, jobs: JobQueue) -> Json:
     result = result_of(record)
     if isinstance(result, TextResult):
         return _completion(record, result)
-    return _images(record, jobs.pictures(result))
+    return _images(record, result, jobs.pictures(result))
 
 
 def result_of(record: JobRecord) -> TextResult | ImageResult:
@@ -60,9 +60,10 @@ def text_chunk(record: JobRecord, index: int, text: str) -> Json:
     return _text_completion(record, [{"index": index, "text": text, "finish_reason": None, "logprobs": None}])
 
 
-def end_chunk(record: JobRecord, index: int, choice: Choice) -> Json:
+def end_chunk(record: JobRecord, index: int, result: TextResult) -> Json:
     """The last piece of one choice of a streamed completion: how it ended, and the log-probabilities of all of it."""
-    return _text_completion(record, [{**_choice(index, choice), "text": ""}])
+    choice = {**_choice(index, result.choices[index]), "text": ""}
+    return {**_text_completion(record, [choice]), "system_fingerprint": result.fingerprint}
 
 
 def usage_chunk(record: JobRecord, result: TextResult) -> Json:
@@ -85,7 +86,12 @@ def model_body(entry: CatalogueEntry) -> Json:
 
 
 def _completion(record: JobRecord, result: TextResult) -> Json:
-    return {**_text_completion(record, [_choice(*each) for each in enumerate(result.choices)]), "usage": _usage(result)}
+    choices = [_choice(*each) for each in enumerate(result.choices)]
+    return {
+        **_text_completion(record, choices),
+        "system_fingerprint": result.fingerprint,
+        "usage": _usage(result),
+    }
 
 
 def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
@@ -113,12 +119,13 @@ def _usage(result: TextResult) -> Json:
     }
 
 
-def _images(record: JobRecord, pictures: list[str]) -> Json:
+def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> Json:
     return {
         "created": int(record.created_at),
         "data": [{"b64_json": picture} for picture in pictures],
         "seed": record.request.seed,
         "model": record.request.target.model,
         "version": record.request.target.version,
+        "system_fingerprint": result.fingerprint,
         "output_format": "png",
     }

@@ -103,8 +103,8 @@ class CompletionStream:
             raise TypeError(f"a streaming job ended with a result of task {result.task}")
         for index, choice in enumerate(result.choices):
             yield from self._unsent(record, Delta(index, 0, choice.text))
-        for index, choice in enumerate(result.choices):
-            yield self._numbered(end_chunk(record, index, choice))
+        for index in range(len(result.choices)):
+            yield self._numbered(end_chunk(record, index, result))
         if self._include_usage:
             yield _event(usage_chunk(record, result))
         yield "data: [DONE]\n\n"

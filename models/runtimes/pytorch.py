@@ -23,7 +23,7 @@ _MACHINE_THREADS = torch.get_num_threads()  # before any model sets its own
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_text(bundle: Bundle, device: torch.device, kv_bytes: int) -> TextBackend:
+def load_text(bundle: Bundle, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> TextBackend:
     """A text bundle's backend, its KV cache at most `kv_bytes` large.
 
     Raises StoreError where weights and config do not fit together or the cache has no room for the smallest batch.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.settings import Settings, from_environment
+from contracts.settings import Settings, from_environment, parse_bytes
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -20,7 +20,7 @@ def test_the_process_environment_is_read(monkeypatch):
 
 
 def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
-    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", 1, 2, 3, 4.5, 6, 7, 8, 9)  # noqa: S104
+    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", 1, 2, 3, 4.5, 6, 7, 8, 9, 10)  # noqa: S104
     assert all(getattr(changed, field.name) != field.default for field in fields(Settings))
     environment = changed.to_environment()
     assert set(environment) == {f"KAMISHIBAI_{field.name.upper()}" for field in fields(Settings)}
@@ -64,3 +64,16 @@ def test_a_bad_value_is_refused_by_variable_value_and_remedy(variable, value, re
         from_environment({variable: value})
     assert value in str(caught.value)
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("5", 5), ("1KB", 1000), ("2GiB", 2 << 30), ("1.5 M", 1_500_000), ("3gib", 3 << 30)]
+)
+def test_amounts_of_memory_are_read_as_people_write_them(text, amount):
+    assert parse_bytes(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1 PB", "2 GiB more", "nan"])
+def test_a_bad_amount_of_memory_shows_the_form(text):
+    with pytest.raises(ValueError, match="write it like 2GiB"):
+        parse_bytes(text)

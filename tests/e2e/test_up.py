@@ -50,7 +50,7 @@ def expected(store):
         if "temperature" in fields:
             fields["temperature"] = float(fields["temperature"])
         tokens = tuple(model.bundle.tokenizer().encode(body["prompt"]))
-        return model.text(TextRequest(target=target, seed=number, prompt_tokens=tokens, **fields)).text
+        return model.text(TextRequest(target=target, seed=number, prompt_tokens=tokens, **fields)).choices[0].text
 
     return alone
 

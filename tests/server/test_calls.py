@@ -21,6 +21,7 @@ def test_a_completion_has_openais_shape_and_names_seed_and_version(client, worke
     assert isinstance(body.pop("created"), int)
     assert body == {
         "object": "text_completion",
+        "system_fingerprint": "",
         "model": "tiny-text",
         "choices": [{"index": 0, "text": "hello", "finish_reason": "stop", "logprobs": None}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
@@ -75,7 +76,6 @@ def test_what_the_worker_gets_is_fixed(client, worker):
         ({"max_length": 3, "echo": True}, {"max_tokens": 0}),
         ({"prompt": "a" * 64, "max_tokens": 0, "echo": True}, {"max_tokens": 0}),
         ({"logit_bias": {"28": -100, "3": 0.5, "11": 100}}, {"logit_bias": ((3, 0.5), (11, 100.0), (28, -100.0))}),
-        ({"logit_bias": {"7": 1, "07": 2}}, {"logit_bias": ((7, 2.0),)}),
         ({"stop_token_ids": [5, 0]}, {"stop_token_ids": (5, 0)}),
         ({"n": 16, "best_of": 16}, {"n": 16}),
         ({"min_p": 0.1, "repetition_penalty": 1.2}, {"min_p": 0.1, "repetition_penalty": 1.2}),
