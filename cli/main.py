@@ -74,7 +74,7 @@ def main() -> None:
     # their core (a training loop beside one busy process took 6.5 times as long).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="kamishibai", standalone_mode=False)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except click.Abort:
