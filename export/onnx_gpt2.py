@@ -1,0 +1,145 @@
+"""GPT-2 as an ONNX graph: one graph for prefill and decode, over a cache that is written in place.
+
+Letters in shapes: R rows, T time, C context, H heads, D head size, E width = H * D, V vocabulary, W wanted logits.
+
+Inputs: `tokens` and `positions` int64 (R, T); `last` int32 (R,), the last position of each row; `total` int32 (1,), the
+length of the longest row after this call; `wanted` int64 (W,), which of the R * T states get logits, so that a prompt's
+chunk needs none; and per layer `past_keys.i` and `past_values.i` fp32 (R, H, C, D). Outputs: `logits` fp32 (W, V) and
+`keys.i`, `values.i`, which the caller binds to the memory of the inputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from onnx import TensorProto
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from contracts.bundle import WEIGHTS
+from contracts.errors import StoreError
+from export.onnx_graph import CONTRIB, Graph
+from models.gpt2 import Gpt2Config
+
+FP32_GRAPH = "fp32.onnx"
+INT8_GRAPH = "int8.onnx"
+INT8_WEIGHTS = "int8.safetensors"
+BLOCK = 128  # weights that share a scale; smaller is finer and slower
+_PER_ROW = 4  # accuracy level of MatMulNBits: activations are int8 with a scale per row and block
+
+
+def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
+    """Writes both graphs, and the int8 weights, beside the fp32 weights that lie in `folder`.
+
+    Raises StoreError for a head size that the attention operator does not take.
+    """
+    if config.width // config.heads % 8:
+        raise StoreError(f"ONNX Runtime's attention needs a head size divisible by 8, not {config.width // config.heads}")
+    weights = load_file(folder / WEIGHTS)
+    save_file(_quantised(weights), folder / INT8_WEIGHTS)
+    for name, int8 in ((FP32_GRAPH, False), (INT8_GRAPH, True)):
+        graph = Graph()
+        graph.weights_of(folder / WEIGHTS)
+        if int8:
+            graph.weights_of(folder / INT8_WEIGHTS)
+        _Builder(graph, config, int8).build()
+        graph.save(folder / name)
+
+
+def _quantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every matrix that is multiplied with, as MatMulNBits takes it: `<name>.int8` and `<name>.scale`."""
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if weight.dim() == 2 and name != "positions.weight":
+            found[f"{name}.int8"], found[f"{name}.scale"] = quantise(weight)
+    return found
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix (outputs, inputs) -> uint8 (outputs, blocks, BLOCK), where 128 is zero, and scales (outputs * blocks,).
+
+    Symmetric: the largest magnitude of a block becomes 127. The last block is padded with zeros.
+    """
+    blocks = -(-weight.shape[1] // BLOCK)
+    padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).view(-1, blocks, BLOCK)
+    scale = padded.abs().amax(-1) / 127
+    integers = (padded / scale.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round() + 128
+    return integers.to(torch.uint8), scale.flatten()
+
+
+class _Builder:
+    """States are kept flat, (R * T, E), except around attention."""
+
+    def __init__(self, graph: Graph, config: Gpt2Config, int8: bool) -> None:
+        self._graph = graph
+        self._config = config
+        self._int8 = int8
+
+    def build(self) -> None:
+        graph, config = self._graph, self._config
+        x, residual = self._norm(*self._embed(), "blocks.0.norm1")
+        for layer in range(config.layers):
+            block = f"blocks.{layer}"
+            x, residual = self._norm(residual, self._attend(x, layer), f"{block}.norm2")
+            up = graph.node("FastGelu", [self._linear(x, f"{block}.up")], f"{block}.gelu", CONTRIB)
+            following = f"blocks.{layer + 1}.norm1" if layer + 1 < config.layers else "norm"
+            x, residual = self._norm(residual, self._linear(up, f"{block}.down"), following)
+        wanted = graph.input("wanted", TensorProto.INT64, ["W"])
+        self._multiply(graph.node("Gather", [x, wanted], "states.wanted"), "tokens.weight", None, "logits")
+        graph.output("logits", TensorProto.FLOAT, ["W", config.vocabulary_size])
+
+    def _embed(self) -> tuple[str, str]:
+        """Embedded tokens and embedded positions; beside them what attention needs to know."""
+        graph, config = self._graph, self._config
+        flat = graph.integers("flat", [-1])
+        embedded = []
+        for name in ("tokens", "positions"):
+            ids = graph.node("Reshape", [graph.input(name, TensorProto.INT64, ["R", "T"]), flat], f"{name}.flat")
+            embedded.append(graph.node("Gather", [f"{name}.weight", ids], f"{name}.embedded"))
+        graph.input("last", TensorProto.INT32, ["R"])
+        graph.input("total", TensorProto.INT32, [1])
+        graph.integers("states.shape", [-1, config.width])
+        qkv_width = graph.integers("qkv.width", [3 * config.width])
+        graph.node("Concat", [graph.node("Shape", ["tokens"], "tokens.shape"), qkv_width], "qkv.shape", axis=0)
+        return embedded[0], embedded[1]
+
+    def _attend(self, x: str, layer: int) -> str:
+        """The attention block's contribution to the states."""
+        graph, config, name = self._graph, self._config, f"blocks.{layer}.attention"
+        cache = ["R", config.heads, "C", config.width // config.heads]
+        past = [graph.input(f"past_{part}.{layer}", TensorProto.FLOAT, cache) for part in ("keys", "values")]
+        for part in ("keys", "values"):
+            graph.output(f"{part}.{layer}", TensorProto.FLOAT, cache)
+        qkv = graph.node("Reshape", [self._linear(x, f"{name}.qkv"), "qkv.shape"], f"{name}.qkv.rows")
+        mixed = graph.node(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, "last", "total"],
+            f"{name}.mixed",
+            CONTRIB,
+            more=[f"keys.{layer}", f"values.{layer}"],
+            num_heads=config.heads,
+            kv_num_heads=config.heads,
+        )
+        return self._linear(graph.node("Reshape", [mixed, "states.shape"], f"{name}.flat"), f"{name}.out")
+
+    def _norm(self, x: str, added: str, name: str) -> tuple[str, str]:
+        """The normalised sum, and the sum."""
+        total = f"{name}.sum"
+        inputs = [x, added, f"{name}.weight", f"{name}.bias"]
+        more, epsilon = ["", "", total], self._config.epsilon
+        normed = self._graph.node("SkipLayerNormalization", inputs, f"{name}.out", CONTRIB, more=more, epsilon=epsilon)
+        return normed, total
+
+    def _linear(self, x: str, name: str) -> str:
+        return self._multiply(x, f"{name}.weight", f"{name}.bias", f"{name}.out")
+
+    def _multiply(self, x: str, weight: str, bias: str | None, name: str) -> str:
+        """x (N, inputs) times the transpose of a weight (outputs, inputs)."""
+        graph = self._graph
+        if not self._int8:
+            return graph.node("Gemm", [x, weight, *([bias] if bias else [])], name, transB=1)
+        outputs, inputs = graph.weights[weight].dims
+        attributes = {"K": inputs, "N": outputs, "bits": 8, "block_size": BLOCK, "accuracy_level": _PER_ROW}
+        operands = [x, f"{weight}.int8", f"{weight}.scale", *(["", "", bias] if bias else [])]
+        return graph.node("MatMulNBits", operands, name, CONTRIB, **attributes)
