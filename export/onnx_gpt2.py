@@ -25,8 +25,7 @@ from models.gpt2 import Gpt2Config
 FP32_GRAPH = "fp32.onnx"
 INT8_GRAPH = "int8.onnx"
 INT8_WEIGHTS = "int8.safetensors"
-BLOCK = 128  # weights that share a scale; smaller is finer and slower
-_PER_ROW = 4  # accuracy level of MatMulNBits: activations are int8 with a scale per row and block
+_LEVELS = 127  # int8 without -128, so that zero is in the middle
 
 
 def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
@@ -48,7 +47,7 @@ def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
 
 
 def _quantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every matrix that is multiplied with, as MatMulNBits takes it: `<name>.int8` and `<name>.scale`."""
+    """Every matrix that is multiplied with, as `<name>.int8` and `<name>.scale`."""
     found: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if weight.dim() == 2 and name != "positions.weight":
@@ -57,15 +56,9 @@ def _quantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix (outputs, inputs) -> uint8 (outputs, blocks, BLOCK), where 128 is zero, and scales (outputs * blocks,).
-
-    Symmetric: the largest magnitude of a block becomes 127. The last block is padded with zeros.
-    """
-    blocks = -(-weight.shape[1] // BLOCK)
-    padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).view(-1, blocks, BLOCK)
-    scale = padded.abs().amax(-1) / 127
-    integers = (padded / scale.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round() + 128
-    return integers.to(torch.uint8), scale.flatten()
+    """A matrix (outputs, inputs) -> int8 (inputs, outputs) and fp32 scales (outputs,): the largest becomes 127."""
+    scale = (weight.abs().amax(-1) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight / scale[:, None]).round().to(torch.int8).t().contiguous(), scale
 
 
 class _Builder:
@@ -78,15 +71,17 @@ class _Builder:
 
     def build(self) -> None:
         graph, config = self._graph, self._config
-        x, residual = self._norm(*self._embed(), "blocks.0.norm1")
+        embedded, placed = self._embed()
+        x, residual = self._norm(embedded, placed, None, "blocks.0.norm1")
         for layer in range(config.layers):
             block = f"blocks.{layer}"
-            x, residual = self._norm(residual, self._attend(x, layer), f"{block}.norm2")
-            up = graph.node("FastGelu", [self._linear(x, f"{block}.up")], f"{block}.gelu", CONTRIB)
+            x, residual = self._norm(residual, *self._attend(x, layer), f"{block}.norm2")
+            up = self._multiply(x, f"{block}.up.weight", f"{block}.up")
+            up = graph.node("FastGelu", [up, f"{block}.up.bias"], f"{block}.gelu", CONTRIB)
             following = f"blocks.{layer + 1}.norm1" if layer + 1 < config.layers else "norm"
-            x, residual = self._norm(residual, self._linear(up, f"{block}.down"), following)
+            x, residual = self._norm(residual, *self._product(up, f"{block}.down"), following)
         wanted = graph.input("wanted", TensorProto.INT64, ["W"])
-        self._multiply(graph.node("Gather", [x, wanted], "states.wanted"), "tokens.weight", None, "logits")
+        self._multiply(x, "tokens.weight", "logits", rows=wanted)
         graph.output("logits", TensorProto.FLOAT, ["W", config.vocabulary_size])
 
     def _embed(self) -> tuple[str, str]:
@@ -104,14 +99,15 @@ class _Builder:
         graph.node("Concat", [graph.node("Shape", ["tokens"], "tokens.shape"), qkv_width], "qkv.shape", axis=0)
         return embedded[0], embedded[1]
 
-    def _attend(self, x: str, layer: int) -> str:
-        """The attention block's contribution to the states."""
+    def _attend(self, x: str, layer: int) -> tuple[str, str]:
+        """The attention block's contribution to the states, and its bias."""
         graph, config, name = self._graph, self._config, f"blocks.{layer}.attention"
         cache = ["R", config.heads, "C", config.width // config.heads]
         past = [graph.input(f"past_{part}.{layer}", TensorProto.FLOAT, cache) for part in ("keys", "values")]
         for part in ("keys", "values"):
             graph.output(f"{part}.{layer}", TensorProto.FLOAT, cache)
-        qkv = graph.node("Reshape", [self._linear(x, f"{name}.qkv"), "qkv.shape"], f"{name}.qkv.rows")
+        qkv = graph.node("Add", list(self._product(x, f"{name}.qkv")), f"{name}.qkv.flat")
+        qkv = graph.node("Reshape", [qkv, "qkv.shape"], f"{name}.qkv.rows")
         mixed = graph.node(
             "GroupQueryAttention",
             [qkv, "", "", *past, "last", "total"],
@@ -121,25 +117,39 @@ class _Builder:
             num_heads=config.heads,
             kv_num_heads=config.heads,
         )
-        return self._linear(graph.node("Reshape", [mixed, "states.shape"], f"{name}.flat"), f"{name}.out")
+        return self._product(graph.node("Reshape", [mixed, "states.shape"], f"{name}.flat"), f"{name}.out")
 
-    def _norm(self, x: str, added: str, name: str) -> tuple[str, str]:
-        """The normalised sum, and the sum."""
+    def _norm(self, x: str, added: str, bias: str | None, name: str) -> tuple[str, str]:
+        """x + added + bias normalised, and the sum itself."""
         total = f"{name}.sum"
-        inputs = [x, added, f"{name}.weight", f"{name}.bias"]
+        inputs = [x, added, f"{name}.weight", f"{name}.bias", *([bias] if bias else [])]
         more, epsilon = ["", "", total], self._config.epsilon
         normed = self._graph.node("SkipLayerNormalization", inputs, f"{name}.out", CONTRIB, more=more, epsilon=epsilon)
         return normed, total
 
-    def _linear(self, x: str, name: str) -> str:
-        return self._multiply(x, f"{name}.weight", f"{name}.bias", f"{name}.out")
+    def _product(self, x: str, name: str) -> tuple[str, str]:
+        """A linear layer's product, and the bias that is still to be added."""
+        return self._multiply(x, f"{name}.weight", name), f"{name}.bias"
 
-    def _multiply(self, x: str, weight: str, bias: str | None, name: str) -> str:
-        """x (N, inputs) times the transpose of a weight (outputs, inputs)."""
+    def _multiply(self, x: str, weight: str, name: str, rows: str | None = None) -> str:
+        """x (N, inputs), or some rows of it, times the transpose of a weight (outputs, inputs).
+
+        In int8 each row is scaled by its own largest magnitude. Sums of integers are exact in any order, so that a
+        row's bits cannot depend on the others.
+        """
         graph = self._graph
         if not self._int8:
-            return graph.node("Gemm", [x, weight, *([bias] if bias else [])], name, transB=1)
-        outputs, inputs = graph.weights[weight].dims
-        attributes = {"K": inputs, "N": outputs, "bits": 8, "block_size": BLOCK, "accuracy_level": _PER_ROW}
-        operands = [x, f"{weight}.int8", f"{weight}.scale", *(["", "", bias] if bias else [])]
-        return graph.node("MatMulNBits", operands, name, CONTRIB, **attributes)
+            return graph.node("Gemm", [self._take(x, rows), weight], name, transB=1)
+        step = graph.constant("int8.step", TensorProto.FLOAT, 1 / _LEVELS)
+        magnitudes = graph.node("Abs", [x], f"{name}.magnitudes")
+        largest = graph.node("ReduceMax", [magnitudes, graph.integers("columns", [-1])], f"{name}.largest")
+        scaled = graph.node("Div", [x, largest], f"{name}.scaled")
+        # Unsigned times signed is what processors multiply fast: two signed factors take ten times as long.
+        zero = graph.constant("int8.zero", TensorProto.UINT8, _LEVELS + 1)
+        integers = graph.node("QuantizeLinear", [scaled, step, zero], f"{name}.uint8")
+        operands = [self._take(integers, rows), f"{weight}.int8", step, f"{weight}.scale", zero]
+        product = graph.node("MatMulIntegerToFloat", operands, f"{name}.unscaled", CONTRIB)
+        return graph.node("Mul", [product, self._take(largest, rows)], name)
+
+    def _take(self, x: str, rows: str | None) -> str:
+        return x if rows is None else self._graph.node("Gather", [x, rows], f"{x}.taken")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 OPSET = 21
 IR_VERSION = 10  # the oldest that knows this opset
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
-_TYPES = {"F32": TensorProto.FLOAT, "U8": TensorProto.UINT8, "I64": TensorProto.INT64}
+_TYPES = {"F32": TensorProto.FLOAT, "I8": TensorProto.INT8}
 
 
 @dataclass
@@ -35,6 +35,11 @@ class Graph:
     def integers(self, name: str, values: list[int]) -> str:
         """A constant vector, such as a shape."""
         self.weights[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        return name
+
+    def constant(self, name: str, element: int, value: float) -> str:
+        """A constant number."""
+        self.weights[name] = helper.make_tensor(name, element, [], [value])
         return name
 
     def weights_of(self, file: Path) -> None:
