@@ -18,6 +18,9 @@ from contracts.tokenizers import Tokenizer, read_tokenizer
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
+FP32_GRAPH = "fp32.onnx"
+INT8_GRAPH = "int8.onnx"
+INT8_WEIGHTS = "int8.safetensors"
 DEFAULT_VARIANT = "pytorch:fp32"
 
 Family = Literal["lstm", "gpt2", "dcgan"]
@@ -36,8 +39,8 @@ class FileEntry(_Frozen):
 class Variant(_Frozen):
     """One way to run the model: a format and a precision, and the files that hold it."""
 
-    format: Literal["pytorch"]
-    precision: Literal["fp32"]
+    format: Literal["pytorch", "onnx"]
+    precision: Literal["fp32", "int8"]
     files: tuple[str, ...]
 
     @property

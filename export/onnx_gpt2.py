@@ -12,20 +12,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from onnx import TensorProto
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from contracts.bundle import WEIGHTS
+from contracts.bundle import FP32_GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS
 from contracts.errors import StoreError
 from export.onnx_graph import CONTRIB, Graph
+from export.onnx_linear import Linear, write_int8
 from models.gpt2 import Gpt2Config
-
-FP32_GRAPH = "fp32.onnx"
-INT8_GRAPH = "int8.onnx"
-INT8_WEIGHTS = "int8.safetensors"
-_LEVELS = 127  # int8 without -128, so that zero is in the middle
 
 
 def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
@@ -34,40 +27,26 @@ def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
     Raises StoreError for a head size that the attention operator does not take.
     """
     if config.width // config.heads % 8:
-        raise StoreError(f"ONNX Runtime's attention needs a head size divisible by 8, not {config.width // config.heads}")
-    weights = load_file(folder / WEIGHTS)
-    save_file(_quantised(weights), folder / INT8_WEIGHTS)
+        raise StoreError(
+            f"ONNX Runtime's attention needs a head size divisible by 8, not {config.width // config.heads}"
+        )
+    write_int8(folder, lambda name, weight: weight.dim() == 2 and name != "positions.weight")
     for name, int8 in ((FP32_GRAPH, False), (INT8_GRAPH, True)):
         graph = Graph()
         graph.weights_of(folder / WEIGHTS)
         if int8:
             graph.weights_of(folder / INT8_WEIGHTS)
-        _Builder(graph, config, int8).build()
+        _Builder(graph, config, Linear(graph, int8)).build()
         graph.save(folder / name)
-
-
-def _quantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every matrix that is multiplied with, as `<name>.int8` and `<name>.scale`."""
-    found: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        if weight.dim() == 2 and name != "positions.weight":
-            found[f"{name}.int8"], found[f"{name}.scale"] = quantise(weight)
-    return found
-
-
-def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix (outputs, inputs) -> int8 (inputs, outputs) and fp32 scales (outputs,): the largest becomes 127."""
-    scale = (weight.abs().amax(-1) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
-    return (weight / scale[:, None]).round().to(torch.int8).t().contiguous(), scale
 
 
 class _Builder:
     """States are kept flat, (R * T, E), except around attention."""
 
-    def __init__(self, graph: Graph, config: Gpt2Config, int8: bool) -> None:
+    def __init__(self, graph: Graph, config: Gpt2Config, linear: Linear) -> None:
         self._graph = graph
         self._config = config
-        self._int8 = int8
+        self._linear = linear
 
     def build(self) -> None:
         graph, config = self._graph, self._config
@@ -76,12 +55,12 @@ class _Builder:
         for layer in range(config.layers):
             block = f"blocks.{layer}"
             x, residual = self._norm(residual, *self._attend(x, layer), f"{block}.norm2")
-            up = self._multiply(x, f"{block}.up.weight", f"{block}.up")
+            up = self._linear.multiply(x, f"{block}.up.weight", f"{block}.up")
             up = graph.node("FastGelu", [up, f"{block}.up.bias"], f"{block}.gelu", CONTRIB)
             following = f"blocks.{layer + 1}.norm1" if layer + 1 < config.layers else "norm"
             x, residual = self._norm(residual, *self._product(up, f"{block}.down"), following)
         wanted = graph.input("wanted", TensorProto.INT64, ["W"])
-        self._multiply(x, "tokens.weight", "logits", rows=wanted)
+        self._linear.multiply(x, "tokens.weight", "logits", rows=wanted)
         graph.output("logits", TensorProto.FLOAT, ["W", config.vocabulary_size])
 
     def _embed(self) -> tuple[str, str]:
@@ -129,27 +108,4 @@ class _Builder:
 
     def _product(self, x: str, name: str) -> tuple[str, str]:
         """A linear layer's product, and the bias that is still to be added."""
-        return self._multiply(x, f"{name}.weight", name), f"{name}.bias"
-
-    def _multiply(self, x: str, weight: str, name: str, rows: str | None = None) -> str:
-        """x (N, inputs), or some rows of it, times the transpose of a weight (outputs, inputs).
-
-        In int8 each row is scaled by its own largest magnitude. Sums of integers are exact in any order, so that a
-        row's bits cannot depend on the others.
-        """
-        graph = self._graph
-        if not self._int8:
-            return graph.node("Gemm", [self._take(x, rows), weight], name, transB=1)
-        step = graph.constant("int8.step", TensorProto.FLOAT, 1 / _LEVELS)
-        magnitudes = graph.node("Abs", [x], f"{name}.magnitudes")
-        largest = graph.node("ReduceMax", [magnitudes, graph.integers("columns", [-1])], f"{name}.largest")
-        scaled = graph.node("Div", [x, largest], f"{name}.scaled")
-        # Unsigned times signed is what processors multiply fast: two signed factors take ten times as long.
-        zero = graph.constant("int8.zero", TensorProto.UINT8, _LEVELS + 1)
-        integers = graph.node("QuantizeLinear", [scaled, step, zero], f"{name}.uint8")
-        operands = [self._take(integers, rows), f"{weight}.int8", step, f"{weight}.scale", zero]
-        product = graph.node("MatMulIntegerToFloat", operands, f"{name}.unscaled", CONTRIB)
-        return graph.node("Mul", [product, self._take(largest, rows)], name)
-
-    def _take(self, x: str, rows: str | None) -> str:
-        return x if rows is None else self._graph.node("Gather", [x, rows], f"{x}.taken")
+        return self._linear.multiply(x, f"{name}.weight", name), f"{name}.bias"

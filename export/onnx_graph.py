@@ -58,7 +58,13 @@ class Graph:
             self.weights[name] = tensor
 
     def node(
-        self, kind: str, inputs: list[str], name: str, domain: str = "", more: list[str] | None = None, **attributes: Any
+        self,
+        kind: str,
+        inputs: list[str],
+        name: str,
+        domain: str = "",
+        more: list[str] | None = None,
+        **attributes: Any,
     ) -> str:
         """Adds a node whose first output is called `name` and the others as in `more`. Returns `name`."""
         outputs = [name, *(more or [])]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.candidates import MOST_CANDIDATES, draw_few
 from models.noise import uniforms
 
 
@@ -28,6 +29,11 @@ class RowSampling:
     seed: int
     row: int
 
+    @property
+    def few(self) -> int:
+        """How many candidates there are, 0 if too many for drawing from a short list."""
+        return 1 if self.temperature == 0 else self.top_k * (self.top_k <= MOST_CANDIDATES)
+
 
 class BatchSampling:
     """The settings of all rows of a batch as tensors, made when the batch changes and used for many steps."""
@@ -40,6 +46,8 @@ class BatchSampling:
         self.temperature = torch.tensor([[row.temperature or 1.0] for row in settings], device=device)
         self.top_k = torch.tensor([[row.top_k] for row in settings], device=device)
         self.top_p = torch.tensor([[row.top_p] for row in settings], dtype=torch.float64, device=device)
+        self.few = torch.tensor([[row.few] for row in settings], device=device)
+        self.any_few = any(row is not None and row.few for row in rows)
         self.largest_k = max(row.top_k for row in settings)
         self.any_p = any(row.top_p < 1 for row in settings)
         self._seeds = np.asarray([row.seed for row in settings], dtype=np.uint64)
@@ -52,14 +60,22 @@ class BatchSampling:
 
 def draw(logits: Tensor, batch: BatchSampling, indices: list[int]) -> Tensor:
     """The next token of every row: logits (rows, vocabulary) fp32 in, token ids (rows,) int64 out."""
-    likeliest = logits.argmax(-1)
     if batch.greedy_only:
-        return likeliest
-    probabilities = warp(logits, batch)
-    cdf = probabilities.cumsum(-1, dtype=torch.float64)
+        return logits.argmax(-1)
     uniform = torch.from_numpy(batch.uniforms(indices)).to(logits.device)
-    drawn = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
-    return torch.where(batch.greedy, likeliest, drawn)
+    if not batch.any_few:
+        return _draw_from_all(logits, batch, uniform)
+    # Which way a row is drawn is its own matter: a neighbour that needs the whole vocabulary does not change it.
+    few, valid = draw_few(logits, batch.temperature, batch.few, batch.top_p, uniform)
+    if bool(valid.all()):
+        return few
+    drawn = torch.where(batch.greedy, logits.argmax(-1), _draw_from_all(logits, batch, uniform))
+    return torch.where(valid, few, drawn)
+
+
+def _draw_from_all(logits: Tensor, batch: BatchSampling, uniform: Tensor) -> Tensor:
+    cdf = warp(logits, batch).cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
 
 
 def warp(logits: Tensor, batch: BatchSampling) -> Tensor:

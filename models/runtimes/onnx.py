@@ -10,12 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from contracts.bundle import FP32_GRAPH, INT8_GRAPH, Bundle, Variant
 from contracts.errors import StoreError
 from models.gpt2 import Gpt2Config, KvCache
-from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, row_bucket
+from models.runtimes import PREFILL_CHUNK, TextBackend
 
 MOST_SLOTS = 64
 KV_BYTES = 2 << 30
+
+Floats = NDArray[np.float32]
+
+
+def load_text(bundle: Bundle, variant: Variant) -> TextBackend:
+    """A text bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    graph = bundle.path / (INT8_GRAPH if variant.precision == "int8" else FP32_GRAPH)
+    return OnnxGpt2Backend(graph, Gpt2Config.from_manifest(bundle.manifest.config))
 
 
 def open_session(graph: Path, threads: int) -> Any:
@@ -37,15 +46,15 @@ class OnnxGpt2Backend:
     """KV cache in contiguous slots, which attention writes in place; decode runs over the first rows of it."""
 
     device_name = "cpu"
+    smallest_rows = 1
 
     def __init__(self, graph: Path, config: Gpt2Config, kv_bytes: int = KV_BYTES) -> None:
-        affordable = kv_bytes // KvCache.bytes_per_slot(config, torch.float32)
-        self.slots = max(SMALLEST_ROWS, min(MOST_SLOTS, affordable // SMALLEST_ROWS * SMALLEST_ROWS))
+        self.slots = max(1, min(MOST_SLOTS, kv_bytes // KvCache.bytes_per_slot(config, torch.float32)))
         self._config = config
         self._session = open_session(graph, torch.get_num_threads())
+        # Zeros from the system, not yet in memory: a slot costs nothing until it is written.
         shape = (config.layers, self.slots, config.heads, config.context_tokens, config.width // config.heads)
-        self._keys = np.zeros(shape, np.float32)
-        self._values = np.zeros(shape, np.float32)
+        self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self._steps: dict[int, _Call] = {}  # by rows
 
     def reset(self, slot: int) -> None:
@@ -55,11 +64,9 @@ class OnnxGpt2Backend:
         """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
         for slot, start, tokens in chunks:
             width = min(PREFILL_CHUNK, self._config.context_tokens - start)
-            call = self._call(slot, 1, width, logits=False)
+            call = self._bind(slice(slot, slot + 1), width, wanted=0)
             call.tokens[0, : len(tokens)] = tokens
-            call.positions[0] = np.arange(start, start + width)
-            call.last[0] = start + width - 1
-            call.run(self._session, start + width)
+            call.run(np.arange(start, start + width)[None])
 
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """An inactive row writes at its position, which a later prefill or decode of that slot overwrites unread.
@@ -68,44 +75,47 @@ class OnnxGpt2Backend:
         """
         rows = len(tokens)
         if rows not in self._steps:
-            self._steps[rows] = self._call(0, rows, 1, logits=True)
-        call = self._steps[rows]
-        call.tokens[:, 0] = tokens
-        call.positions[:, 0] = positions
-        call.last[:] = positions
-        call.run(self._session, max(positions) + 1)
-        return call.logits
+            self._steps[rows] = self._bind(slice(0, rows), 1, wanted=rows)
+        step = self._steps[rows]
+        step.tokens[:, 0] = tokens
+        step.run(np.asarray(positions)[:, None])
+        return torch.from_numpy(step.logits)
 
-    def _call(self, slot: int, rows: int, width: int, logits: bool) -> _Call:
-        return _Call(self._session, self._config, self._keys[:, slot:][:, :rows], self._values[:, slot:][:, :rows], rows, width, logits)
+    def _bind(self, slots: slice, width: int, wanted: int) -> _Call:
+        logits = np.empty((wanted, self._config.vocabulary_size), np.float32)
+        return _Call(self._session, self._keys[:, slots], self._values[:, slots], width, logits)
 
 
 class _Call:
-    """The inputs and outputs of calls of one shape, bound once to memory that stays: fill it, run."""
+    """Calls of one shape, whose inputs and outputs are bound once: fill `tokens`, run, read `logits`.
 
-    def __init__(self, session: Any, config: Gpt2Config, keys: Any, values: Any, rows: int, width: int, logits: bool) -> None:
-        wanted = np.arange(rows * width if logits else 0)
+    Keys and values (layers, rows, H, C, D) are read and written where they lie; logits (rows or 0, V).
+    """
+
+    def __init__(self, session: Any, keys: Floats, values: Floats, width: int, logits: Floats) -> None:
+        rows = keys.shape[1]
         self.tokens = np.zeros((rows, width), np.int64)
-        self.positions = np.zeros((rows, width), np.int64)
-        self.last = np.zeros(rows, np.int32)
+        self.logits = logits
+        self._positions = np.zeros((rows, width), np.int64)
+        self._last = np.zeros(rows, np.int32)
         self._total = np.zeros(1, np.int32)
-        self._logits = np.zeros((len(wanted), config.vocabulary_size), np.float32)
-        self.logits = torch.from_numpy(self._logits)
+        self._wanted = np.arange(len(logits))
+        self._session = session
         self._binding = session.io_binding()
-        inputs = {"tokens": self.tokens, "positions": self.positions, "last": self.last, "total": self._total, "wanted": wanted}
-        self._wanted = wanted
-        for name, array in inputs.items():
+        own = ("tokens", self.tokens), ("positions", self._positions), ("last", self._last), ("total", self._total)
+        cache = [
+            (f"{part}.{layer}", array[layer])
+            for part, array in (("keys", keys), ("values", values))
+            for layer in range(len(array))
+        ]
+        for name, array in (*own, ("wanted", self._wanted), *((f"past_{name}", array) for name, array in cache)):
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for layer in range(config.layers):
-            for name, array in ((f"keys.{layer}", keys[layer]), (f"values.{layer}", values[layer])):
-                self._binding.bind_input(f"past_{name}", "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-                self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        array = self._logits
-        if logits:
-            self._binding.bind_output("logits", "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        else:
-            self._binding.bind_output("logits", "cpu")
+        for name, array in (("logits", logits), *cache):
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def run(self, session: Any, total: int) -> None:
-        self._total[0] = total
-        session.run_with_iobinding(self._binding)
+    def run(self, positions: NDArray[np.int64]) -> None:
+        """One call at these positions (rows, width)."""
+        self._positions[:] = positions
+        self._last[:] = positions[:, -1]
+        self._total[0] = positions.max() + 1
+        self._session.run_with_iobinding(self._binding)

@@ -62,6 +62,8 @@ class _Threads:
 class LstmBackend:
     """State carried in slots: h and c per layer."""
 
+    smallest_rows = SMALLEST_ROWS
+
     def __init__(self, model: LstmLanguageModel, device: torch.device, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
         self.device_name = str(device)
@@ -112,6 +114,8 @@ class LstmBackend:
 class WindowedLstmBackend:
     """Each token is predicted from the last `window` tokens with zero initial state; a slot holds those tokens."""
 
+    smallest_rows = SMALLEST_ROWS
+
     def __init__(self, model: LstmLanguageModel, device: torch.device, slots: int = MOST_SLOTS) -> None:
         if model.config.window is None:
             raise ValueError("this model carries its state; use LstmBackend")
@@ -161,6 +165,8 @@ def _advance(before: State, after: State, active: Tensor) -> State:
 
 class Gpt2Backend:
     """KV cache in contiguous slots; decode runs over the first rows of it without copying."""
+
+    smallest_rows = SMALLEST_ROWS
 
     def __init__(self, model: Gpt2, device: torch.device, kv_bytes: int = KV_BYTES) -> None:
         affordable = kv_bytes // KvCache.bytes_per_slot(model.config, torch.float32)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from contracts.bundle import DEFAULT_VARIANT, Bundle
+from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
 from contracts.errors import StoreError
 from contracts.requests import ImageRequest, TextRequest
-from models.runtimes.pytorch import load_images, load_text
+from models.runtimes import TextBackend, onnx, pytorch
 from workers.engines import Done, Engine, Request
 from workers.engines.image import ImageEngine
 from workers.engines.text import TextEngine
@@ -19,17 +19,25 @@ _WARM_UP_TOKENS = 4
 
 def load_engine(bundle: Bundle, variant: str, device: torch.device) -> Engine[Any]:
     """The engine of a bundle's variant, warmed up with the bundle's own example. Raises StoreError."""
-    names = [known.name for known in bundle.manifest.variants]
-    if variant not in names:
-        raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(names)}")
+    variants = {known.name: known for known in bundle.manifest.variants}
+    if variant not in variants:
+        raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(variants)}")
     engine: Engine[Any]
     if bundle.manifest.task == "text":
-        end_token = bundle.tokenizer().end_token
-        engine = TextEngine(load_text(bundle, device), end_token, bundle.manifest.limits.context_tokens)
+        backend = _load_backend(bundle, variants[variant], device)
+        engine = TextEngine(backend, bundle.tokenizer().end_token, bundle.manifest.limits.context_tokens)
     else:
-        engine = ImageEngine(load_images(bundle, device))
+        engine = ImageEngine(pytorch.load_images(bundle, device))
     _run(engine, example_request(bundle, variant))
     return engine
+
+
+def _load_backend(bundle: Bundle, variant: Variant, device: torch.device) -> TextBackend:
+    if variant.format == "pytorch":
+        return pytorch.load_text(bundle, device)
+    if device.type != "cpu":
+        raise StoreError(f"{bundle.path}: variant {variant.name} runs on a CPU, not on {device}")
+    return onnx.load_text(bundle, variant)
 
 
 def example_request(bundle: Bundle, variant: str = DEFAULT_VARIANT) -> Request:

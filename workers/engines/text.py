@@ -133,7 +133,7 @@ class TextEngine:
         if not any(active):
             return 0
         highest = max(slot for slot, is_active in enumerate(active) if is_active) + 1
-        rows = self._slots[: row_bucket(highest, len(self._slots))]
+        rows = self._slots[: row_bucket(highest, len(self._slots), self._backend.smallest_rows)]
         active = active[: len(rows)]
         tokens = [row.token if row and on else 0 for row, on in zip(rows, active, strict=True)]
         logits = self._backend.decode(tokens, [row.position if row else 0 for row in rows], active)
