@@ -81,7 +81,7 @@ class _Builder:
     def _attend(self, x: str, layer: int) -> tuple[str, str]:
         """The attention block's contribution to the states, and its bias."""
         graph, config, name = self._graph, self._config, f"blocks.{layer}.attention"
-        cache = ["R", config.heads, "C", config.width // config.heads]
+        cache: list[str | int] = ["R", config.heads, "C", config.width // config.heads]
         past = [graph.input(f"past_{part}.{layer}", TensorProto.FLOAT, cache) for part in ("keys", "values")]
         for part in ("keys", "values"):
             graph.output(f"{part}.{layer}", TensorProto.FLOAT, cache)

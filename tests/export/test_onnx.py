@@ -1,0 +1,51 @@
+"""Bundles hold the ONNX variants that their model can have, and the loader runs them."""
+
+import pytest
+import torch
+
+from contracts.bundle import Bundle
+from contracts.errors import StoreError
+from contracts.tokenizers import CharacterTokenizer
+from export.draft import Draft
+from models.gpt2 import Gpt2, Gpt2Config
+from workers.engines.loading import load_engine
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from export.onnx_gpt2 import write_onnx_gpt2
+from export.onnx_linear import quantise
+
+LETTERS = "abcdefgh "
+
+
+def _publish(store, heads=2):
+    config = Gpt2Config(len(LETTERS), context_tokens=64, width=32, layers=2, heads=heads)
+    return Draft(config, Gpt2(config).state_dict(), CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
+
+
+@pytest.mark.parametrize("variant", ["onnx:fp32", "onnx:int8"])
+def test_a_published_gpt2_runs_in_onnx_runtime(store, variant):
+    bundle = _publish(store)
+    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32", "onnx:fp32", "onnx:int8"]
+    opened = Bundle.open(bundle.path)  # every hash is checked
+    assert load_engine(opened, variant, torch.device("cpu")).capacity > 1
+
+
+def test_a_gpt2_that_the_attention_operator_cannot_run_has_no_onnx_variants(store, tmp_path):
+    bundle = _publish(store, heads=8)
+    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
+    with pytest.raises(StoreError, match="divisible by 8"):
+        write_onnx_gpt2(tmp_path, Gpt2Config(9, context_tokens=64, width=32, layers=2, heads=8))
+
+
+def test_onnx_variants_run_on_a_cpu_only(store):
+    with pytest.raises(StoreError, match="runs on a CPU"):
+        load_engine(_publish(store), "onnx:int8", torch.device("meta"))
+
+
+def test_quantised_weights_are_within_half_a_step():
+    weight = torch.randn(7, 33, generator=torch.Generator().manual_seed(1))
+    integers, scale = quantise(weight)
+    assert integers.shape == (33, 7)
+    assert integers.abs().max() == 127
+    assert ((integers.t() * scale[:, None] - weight).abs() <= scale[:, None] / 2 + 1e-7).all()
