@@ -21,6 +21,7 @@ TOKENIZER = "tokenizer.json"
 FP32_GRAPH = "fp32.onnx"
 INT8_GRAPH = "int8.onnx"
 INT8_WEIGHTS = "int8.safetensors"
+GRAPH_WEIGHTS = "graph.safetensors"  # fp32 weights in an arrangement that only graphs use
 DEFAULT_VARIANT = "pytorch:fp32"
 
 Family = Literal["lstm", "gpt2", "dcgan"]

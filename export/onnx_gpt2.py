@@ -30,7 +30,7 @@ def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
         raise StoreError(
             f"ONNX Runtime's attention needs a head size divisible by 8, not {config.width // config.heads}"
         )
-    write_int8(folder, lambda name, weight: weight.dim() == 2 and name != "positions.weight")
+    write_int8(folder, WEIGHTS, lambda name, weight: weight.dim() == 2 and name != "positions.weight")
     for name, int8 in ((FP32_GRAPH, False), (INT8_GRAPH, True)):
         graph = Graph()
         graph.weights_of(folder / WEIGHTS)

@@ -15,16 +15,16 @@ from onnx import TensorProto
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from contracts.bundle import INT8_WEIGHTS, WEIGHTS
+from contracts.bundle import INT8_WEIGHTS
 from export.onnx_graph import CONTRIB, Graph
 
 _LEVELS = 127  # int8 without -128, so that zero is in the middle
 
 
-def write_int8(folder: Path, wanted: Callable[[str, Tensor], bool]) -> None:
-    """Writes the int8 form of the wanted fp32 weights in `folder`, as `<name>.int8` and `<name>.scale`."""
+def write_int8(folder: Path, file: str, wanted: Callable[[str, Tensor], bool]) -> None:
+    """Writes the int8 form of the wanted fp32 weights of `file` in `folder`, as `<name>.int8` and `<name>.scale`."""
     found: dict[str, Tensor] = {}
-    for name, weight in load_file(folder / WEIGHTS).items():
+    for name, weight in load_file(folder / file).items():
         if wanted(name, weight):
             found[f"{name}.int8"], found[f"{name}.scale"] = quantise(weight)
     save_file(found, folder / INT8_WEIGHTS)

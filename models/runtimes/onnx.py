@@ -13,6 +13,7 @@ from torch import Tensor
 from contracts.bundle import FP32_GRAPH, INT8_GRAPH, Bundle, Variant
 from contracts.errors import StoreError
 from models.gpt2 import Gpt2Config, KvCache
+from models.lstm import LstmConfig
 from models.runtimes import PREFILL_CHUNK, TextBackend
 
 MOST_SLOTS = 64
@@ -24,7 +25,9 @@ Floats = NDArray[np.float32]
 def load_text(bundle: Bundle, variant: Variant) -> TextBackend:
     """A text bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
     graph = bundle.path / (INT8_GRAPH if variant.precision == "int8" else FP32_GRAPH)
-    return OnnxGpt2Backend(graph, Gpt2Config.from_manifest(bundle.manifest.config))
+    if bundle.manifest.family == "gpt2":
+        return OnnxGpt2Backend(graph, Gpt2Config.from_manifest(bundle.manifest.config))
+    return OnnxLstmBackend(graph, LstmConfig.from_manifest(bundle.manifest.config))
 
 
 def open_session(graph: Path, threads: int) -> Any:
@@ -40,6 +43,16 @@ def open_session(graph: Path, threads: int) -> Any:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
         raise StoreError(f"{graph} cannot be run: {error}") from None
+
+
+def bind(session: Any, inputs: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> Any:
+    """Ties a graph's inputs and outputs to arrays, which the caller must keep. Returns an onnxruntime.IOBinding."""
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    for name, array in outputs.items():
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    return binding
 
 
 class OnnxGpt2Backend:
@@ -86,6 +99,71 @@ class OnnxGpt2Backend:
         return _Call(self._session, self._keys[:, slots], self._values[:, slots], width, logits)
 
 
+class OnnxLstmBackend:
+    """State carried in slots, which a step writes in place: h and c per layer."""
+
+    device_name = "cpu"
+    smallest_rows = 1
+
+    def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS) -> None:
+        self.slots = slots
+        self._config = config
+        self._session = open_session(graph, torch.get_num_threads())
+        self._state = {
+            f"{part}.{layer}": np.zeros((slots, size), np.float32)
+            for layer, size in enumerate(config.layers)
+            for part in "hc"
+        }
+        self._steps: dict[tuple[int, int], _Step] = {}  # by rows and wanted logits
+
+    def reset(self, slot: int) -> None:
+        for array in self._state.values():
+            array[slot] = 0
+
+    def prefill(self, chunks: list[tuple[int, int, list[int]]]) -> None:
+        """All chunks together, one position a time; the other rows keep their state."""
+        step = self._step(max(slot for slot, _, _ in chunks) + 1, wanted=0)
+        for position in range(max(len(tokens) for _, _, tokens in chunks)):
+            step.active[:] = False
+            for slot, _, tokens in chunks:
+                if position < len(tokens):
+                    step.tokens[slot], step.active[slot] = tokens[position], True
+            step.run()
+
+    def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
+        """The logits lie in memory that the next call with as many rows overwrites."""
+        step = self._step(len(tokens), wanted=len(tokens))
+        step.tokens[:] = tokens
+        step.active[:, 0] = active
+        step.run()
+        return torch.from_numpy(step.logits)
+
+    def _step(self, rows: int, wanted: int) -> _Step:
+        if (rows, wanted) not in self._steps:
+            state = {name: array[:rows] for name, array in self._state.items()}
+            logits = np.empty((wanted, self._config.vocabulary_size), np.float32)
+            self._steps[rows, wanted] = _Step(self._session, state, logits, rows)
+        return self._steps[rows, wanted]
+
+
+class _Step:
+    """LSTM steps of one shape, bound once: fill `tokens` (rows,) and `active` (rows, 1), run, read `logits`."""
+
+    def __init__(self, session: Any, state: dict[str, Floats], logits: Floats, rows: int) -> None:
+        self.tokens = np.zeros(rows, np.int64)
+        self.active = np.zeros((rows, 1), np.bool_)
+        self.logits = logits
+        self._wanted = np.arange(len(logits))
+        inputs = {"tokens": self.tokens, "active": self.active, "wanted": self._wanted}
+        self._session = session
+        self._binding = bind(
+            session, inputs | {f"past_{name}": part for name, part in state.items()}, {"logits": logits, **state}
+        )
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+
 class _Call:
     """Calls of one shape, whose inputs and outputs are bound once: fill `tokens`, run, read `logits`.
 
@@ -101,17 +179,14 @@ class _Call:
         self._total = np.zeros(1, np.int32)
         self._wanted = np.arange(len(logits))
         self._session = session
-        self._binding = session.io_binding()
-        own = ("tokens", self.tokens), ("positions", self._positions), ("last", self._last), ("total", self._total)
-        cache = [
-            (f"{part}.{layer}", array[layer])
+        own = {"tokens": self.tokens, "positions": self._positions, "last": self._last, "total": self._total}
+        cache = {
+            f"{part}.{layer}": array[layer]
             for part, array in (("keys", keys), ("values", values))
             for layer in range(len(array))
-        ]
-        for name, array in (*own, ("wanted", self._wanted), *((f"past_{name}", array) for name, array in cache)):
-            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in (("logits", logits), *cache):
-            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        }
+        past = {f"past_{name}": array for name, array in cache.items()}
+        self._binding = bind(session, {**own, "wanted": self._wanted, **past}, {"logits": logits, **cache})
 
     def run(self, positions: NDArray[np.int64]) -> None:
         """One call at these positions (rows, width)."""
