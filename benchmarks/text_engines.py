@@ -158,10 +158,18 @@ def _ctranslate2(case: Case, model: Any, folder: Path) -> Run:
     return run
 
 
-def lstm(name: str, config: LstmConfig, new_tokens: int) -> Case:
+def lstm(name: str, config: LstmConfig, new_tokens: int, folder: Path) -> Case:
     case = Case(name, config.vocabulary_size, 8, new_tokens, {})
     model = LstmLanguageModel(config).eval().requires_grad_(False)
     case.engine("pytorch:fp32", LstmBackend(model, torch.device("cpu")))
+    if _installed("onnx", "onnxruntime"):
+        from export.onnx_lstm import write_onnx_lstm
+        from models.runtimes.onnx import OnnxLstmBackend
+
+        save_file(model.state_dict(), folder / WEIGHTS)
+        write_onnx_lstm(folder, config)
+        case.engine("onnx:fp32", OnnxLstmBackend(folder / FP32_GRAPH, config))
+        case.engine("onnx:int8", OnnxLstmBackend(folder / INT8_GRAPH, config))
     width = config.embedding or config.vocabulary_size
     peer = nn.LSTM(width, config.layers[0], len(config.layers), batch_first=True).eval()
     case.runs["eager nn.LSTM"] = _eager(case, model, peer)
@@ -196,10 +204,10 @@ def cases(chosen: list[str], folder: Path, quick: bool) -> Iterator[tuple[Case, 
     if "gpt2" in chosen:
         yield gpt2(folder, quick), [1, 8] if quick else [1, 8, 32]
     if "characters" in chosen:
-        yield lstm("characters 2x128", LstmConfig(65, (128, 128)), 20 if quick else 400), [4 if quick else 64]
+        yield lstm("characters 2x128", LstmConfig(65, (128, 128)), 20 if quick else 400, folder), [4 if quick else 64]
     if "words" in chosen:
         words = LstmConfig(200, (32,) * 3, 10) if quick else LstmConfig(20_000, (512,) * 3, 100)
-        yield lstm("words 100 -> 3x512 -> 20000", words, 8 if quick else 30), [4 if quick else 64]
+        yield lstm("words 100 -> 3x512 -> 20000", words, 8 if quick else 30, folder), [4 if quick else 64]
 
 
 def measure(case: Case, rows: int, rounds: int) -> list[dict[str, Any]]:

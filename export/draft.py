@@ -11,7 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from contracts.bundle import FP32_GRAPH, INT8_GRAPH, INT8_WEIGHTS, TOKENIZER, WEIGHTS, Bundle, Example, Limits, Variant
+from contracts.bundle import (
+    FP32_GRAPH,
+    GRAPH_WEIGHTS,
+    INT8_GRAPH,
+    INT8_WEIGHTS,
+    TOKENIZER,
+    WEIGHTS,
+    Bundle,
+    Example,
+    Limits,
+    Variant,
+)
 from contracts.errors import StoreError
 from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer, Tokenizer
@@ -92,14 +103,23 @@ def _identity(config: Config) -> dict[str, str]:
 
 def _more_variants(config: Config, folder: Path) -> list[Variant]:
     """Writes the variants for ONNX Runtime beside the weights in `folder`, where `onnx` is installed and they exist."""
-    if not isinstance(config, Gpt2Config) or config.width // config.heads % 8 or find_spec("onnx") is None:
+    if find_spec("onnx") is None:
         return []
-    from export.onnx_gpt2 import write_onnx_gpt2
+    weights: tuple[str, ...] = (WEIGHTS,)
+    if isinstance(config, Gpt2Config) and config.width // config.heads % 8 == 0:
+        from export.onnx_gpt2 import write_onnx_gpt2
 
-    write_onnx_gpt2(folder, config)
+        write_onnx_gpt2(folder, config)
+    elif isinstance(config, LstmConfig) and config.window is None:
+        from export.onnx_lstm import write_onnx_lstm
+
+        write_onnx_lstm(folder, config)
+        weights = (WEIGHTS, GRAPH_WEIGHTS)
+    else:
+        return []
     return [
-        Variant(format="onnx", precision="fp32", files=(WEIGHTS, FP32_GRAPH)),
-        Variant(format="onnx", precision="int8", files=(WEIGHTS, INT8_GRAPH, INT8_WEIGHTS)),
+        Variant(format="onnx", precision="fp32", files=(*weights, FP32_GRAPH)),
+        Variant(format="onnx", precision="int8", files=(*weights, INT8_GRAPH, INT8_WEIGHTS)),
     ]
 
 

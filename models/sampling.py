@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.candidates import MOST_CANDIDATES, draw_few
+from models.cdf import invert_cdf
 from models.noise import uniforms
 
 
@@ -52,10 +53,17 @@ class BatchSampling:
         self.any_p = any(row.top_p < 1 for row in settings)
         self._seeds = np.asarray([row.seed for row in settings], dtype=np.uint64)
         self._rows = np.asarray([row.row for row in settings], dtype=np.uint64)
+        self._ahead = np.empty((0, 0))  # uniforms of the coming steps: (rows, _STEPS_AHEAD) from the indices _first on
+        self._first = np.empty(0, dtype=np.int64)
 
     def uniforms(self, indices: list[int]) -> NDArray[np.float64]:
         """One uniform per row, for the token with this index in the row's output."""
-        return uniforms(self._seeds, self._rows, np.asarray(indices, dtype=np.uint64))
+        wanted = np.asarray(indices)
+        if not self._ahead.size or not ((wanted >= self._first) & (wanted < self._first + _STEPS_AHEAD)).all():
+            coming = wanted[:, None] + np.arange(_STEPS_AHEAD)
+            self._first = wanted
+            self._ahead = uniforms(self._seeds[:, None], self._rows[:, None], coming.astype(np.uint64))
+        return self._ahead[np.arange(len(wanted)), wanted - self._first]
 
 
 def draw(logits: Tensor, batch: BatchSampling, indices: list[int]) -> Tensor:
@@ -74,8 +82,7 @@ def draw(logits: Tensor, batch: BatchSampling, indices: list[int]) -> Tensor:
 
 
 def _draw_from_all(logits: Tensor, batch: BatchSampling, uniform: Tensor) -> Tensor:
-    cdf = warp(logits, batch).cumsum(-1, dtype=torch.float64)
-    return torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
+    return invert_cdf(warp(logits, batch), uniform)
 
 
 def warp(logits: Tensor, batch: BatchSampling) -> Tensor:
@@ -118,3 +125,4 @@ def _keep_top_p(probabilities: Tensor, batch: BatchSampling) -> Tensor:
 
 
 _FIRST_CANDIDATES = 256
+_STEPS_AHEAD = 32  # making noise costs per call, hardly per number

@@ -18,6 +18,7 @@ from models.runtimes import PREFILL_CHUNK, TextBackend
 
 MOST_SLOTS = 64
 KV_BYTES = 2 << 30
+WIDE_LAYER = 256
 
 Floats = NDArray[np.float32]
 
@@ -108,7 +109,8 @@ class OnnxLstmBackend:
     def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
         self._config = config
-        self._session = open_session(graph, torch.get_num_threads())
+        # Handing layers as small as this to a second thread costs more than it brings.
+        self._session = open_session(graph, 1 if max(config.layers) < WIDE_LAYER else torch.get_num_threads())
         self._state = {
             f"{part}.{layer}": np.zeros((slots, size), np.float32)
             for layer, size in enumerate(config.layers)
@@ -154,7 +156,7 @@ class _Step:
         self.active = np.zeros((rows, 1), np.bool_)
         self.logits = logits
         self._wanted = np.arange(len(logits))
-        inputs = {"tokens": self.tokens, "active": self.active, "wanted": self._wanted}
+        inputs: dict[str, NDArray[Any]] = {"tokens": self.tokens, "active": self.active, "wanted": self._wanted}
         self._session = session
         self._binding = bind(
             session, inputs | {f"past_{name}": part for name, part in state.items()}, {"logits": logits, **state}

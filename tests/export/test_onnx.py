@@ -8,12 +8,14 @@ from contracts.errors import StoreError
 from contracts.tokenizers import CharacterTokenizer
 from export.draft import Draft
 from models.gpt2 import Gpt2, Gpt2Config
+from models.lstm import LstmConfig, LstmLanguageModel
 from workers.engines.loading import load_engine
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from export.onnx_gpt2 import write_onnx_gpt2
 from export.onnx_linear import quantise
+from export.onnx_lstm import write_onnx_lstm
 
 LETTERS = "abcdefgh "
 
@@ -29,6 +31,23 @@ def test_a_published_gpt2_runs_in_onnx_runtime(store, variant):
     assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32", "onnx:fp32", "onnx:int8"]
     opened = Bundle.open(bundle.path)  # every hash is checked
     assert load_engine(opened, variant, torch.device("cpu")).capacity > 1
+
+
+@pytest.mark.parametrize("variant", ["onnx:fp32", "onnx:int8"])
+def test_a_published_lstm_runs_in_onnx_runtime(store, variant):
+    config = LstmConfig(len(LETTERS), (16, 8))
+    weights = LstmLanguageModel(config).state_dict()
+    bundle = Draft(config, weights, CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
+    assert load_engine(Bundle.open(bundle.path), variant, torch.device("cpu")).capacity > 1
+
+
+def test_an_lstm_that_reads_windows_has_no_onnx_variants(store, tmp_path):
+    config = LstmConfig(len(LETTERS), (16,), window=5)
+    weights = LstmLanguageModel(config).state_dict()
+    bundle = Draft(config, weights, CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
+    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
+    with pytest.raises(StoreError, match="no ONNX variant"):
+        write_onnx_lstm(tmp_path, config)
 
 
 def test_a_gpt2_that_the_attention_operator_cannot_run_has_no_onnx_variants(store, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from models.cdf import invert_cdf
 from models.sampling import BatchSampling, RowSampling, draw, warp
 
 CPU = torch.device("cpu")
@@ -70,3 +71,24 @@ def test_candidates_that_tie_at_the_border_are_all_kept():
     logits = torch.tensor([[2.0, 1.0, 1.0, 0.0]]).expand(2, -1)
     batch = BatchSampling([RowSampling(1.0, 2, 1.0, 0, 0), RowSampling(1.0, 0, 0.6, 0, 0)], CPU)
     assert (warp(logits, batch) > 0).tolist() == [[True, True, True, False]] * 2
+
+
+@pytest.mark.parametrize("values", [1, 65, 128, 1000])
+def test_inverting_a_cdf_finds_what_one_running_sum_finds(generator, values):
+    weights = torch.rand(500, values, generator=generator).square()
+    weights[weights < 0.2] = 0
+    weights[:, values // 2] = 0.5
+    uniform = torch.rand(500, generator=generator, dtype=torch.float64)
+    uniform[:3] = torch.tensor([0.0, 1 - 2**-53, 0.5], dtype=torch.float64)
+    found = invert_cdf(weights, uniform)
+    sums = weights.double().cumsum(-1)
+    expected = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
+    assert torch.equal(found[2:], expected[2:])
+    assert (weights.gather(-1, found[:, None]) > 0).all()
+
+
+def test_noise_made_ahead_is_the_noise_of_each_step():
+    rows: list[RowSampling | None] = [RowSampling(1.0, 0, 1.0, 7, 0), RowSampling(1.0, 0, 1.0, 8, 0)]
+    one = BatchSampling(rows, CPU)
+    for step in (0, 1, 31, 32, 33, 5):
+        assert (one.uniforms([step, step + 40]) == BatchSampling(rows, CPU).uniforms([step, step + 40])).all()
