@@ -39,7 +39,7 @@ def write_onnx_lstm(folder: Path, config: LstmConfig) -> None:
 
 
 def _arranged(weights: dict[str, Tensor], config: LstmConfig) -> dict[str, Tensor]:
-    """Per layer one bias and one matrix for input and state together, or a table of what each token adds.
+    """Per layer one matrix for input and state together, and a bias; or one for the state, and a table of what tokens add.
 
     Gates are put in the order input, forget, output, cell, so that the three with the same activation are neighbours.
     """
@@ -49,11 +49,12 @@ def _arranged(weights: dict[str, Tensor], config: LstmConfig) -> dict[str, Tenso
             name: torch.cat([weights[f"layers.{layer}.{name}_l0"].chunk(4)[gate] for gate in (0, 1, 3, 2)])
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         }
-        found[f"layers.{layer}.bias"] = parts["bias_ih"] + parts["bias_hh"]
+        bias = parts["bias_ih"] + parts["bias_hh"]
         if layer == 0 and config.embedding is None:
-            found["layers.0.table"] = parts["weight_ih"].t().contiguous()
+            found["layers.0.table"] = parts["weight_ih"].t() + bias
             found["layers.0.weight"] = parts["weight_hh"]
         else:
+            found[f"layers.{layer}.bias"] = bias
             found[f"layers.{layer}.weight"] = torch.cat([parts["weight_ih"], parts["weight_hh"]], 1)
     return found
 
@@ -85,11 +86,11 @@ class _Builder:
         if x is None:
             product = self._linear.multiply(h, f"{name}.weight", f"{name}.product")
             told = graph.node("Gather", [f"{name}.table", "tokens"], f"{name}.told")
-            product = graph.node("Add", [product, told], f"{name}.both")
         else:
             together = graph.node("Concat", [x, h], f"{name}.together", axis=1)
             product = self._linear.multiply(together, f"{name}.weight", f"{name}.product")
-        gates = graph.node("Add", [product, f"{name}.bias"], f"{name}.gates")
+            told = f"{name}.bias"
+        gates = graph.node("Add", [product, told], f"{name}.gates")
         new_h, new_c = self._gated(gates, c, name, size)
         for part, new, old in (("h", new_h, h), ("c", new_c, c)):
             graph.node("Where", ["active", new, old], f"{part}.{layer}")

@@ -13,8 +13,8 @@ FEW_VALUES = 4 * BLOCK  # up to here one running sum is faster
 def invert_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Weights (rows, values) fp32, not all zero in a row, and uniforms (rows,) fp64 in [0, 1) -> indices (rows,).
 
-    Sums are fp64. Among many values, first the block of BLOCK values is found in which the uniform lies, then the place in it: one running
-    sum over all values would take longer than the rest of the draw. A row's result depends on that row alone.
+    Sums are fp64. Among many values, first the block of BLOCK values is found in which the uniform lies, then the place
+    in it: one running sum over all would take longer than the rest of the draw. A row's result depends on it alone.
     """
     rows, values = probabilities.shape
     if values <= FEW_VALUES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,22 @@ Floats = NDArray[np.float32]
 
 
 def load_text(bundle: Bundle, variant: Variant) -> TextBackend:
-    """A text bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    """A text bundle's backend.
+
+    Raises StoreError where ONNX Runtime is missing or refuses the graph, or the processor cannot compute it exactly.
+    """
+    if variant.precision == "int8" and not multiplies_int8_exactly():
+        raise StoreError(f"{bundle.path}: variant {variant.name} needs a processor with VNNI; use onnx:fp32")
     graph = bundle.path / (INT8_GRAPH if variant.precision == "int8" else FP32_GRAPH)
     if bundle.manifest.family == "gpt2":
         return OnnxGpt2Backend(graph, Gpt2Config.from_manifest(bundle.manifest.config))
     return OnnxLstmBackend(graph, LstmConfig.from_manifest(bundle.manifest.config))
+
+
+def multiplies_int8_exactly() -> bool:
+    """False for x86 processors without VNNI, whose products of unsigned and signed bytes are clipped to 16 bits."""
+    cpus = Path("/proc/cpuinfo")
+    return platform.machine() not in {"x86_64", "AMD64"} or not cpus.exists() or "vnni" in cpus.read_text()
 
 
 def open_session(graph: Path, threads: int) -> Any:
@@ -181,6 +193,7 @@ class _Call:
         self._total = np.zeros(1, np.int32)
         self._wanted = np.arange(len(logits))
         self._session = session
+        own: dict[str, NDArray[Any]]
         own = {"tokens": self.tokens, "positions": self._positions, "last": self._last, "total": self._total}
         cache = {
             f"{part}.{layer}": array[layer]

@@ -9,6 +9,7 @@ from contracts.tokenizers import CharacterTokenizer
 from export.draft import Draft
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
+from models.runtimes.onnx import multiplies_int8_exactly
 from workers.engines.loading import load_engine
 
 pytest.importorskip("onnx")
@@ -17,6 +18,8 @@ from export.onnx_gpt2 import write_onnx_gpt2
 from export.onnx_linear import quantise
 from export.onnx_lstm import write_onnx_lstm
 
+VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
+VARIANTS = pytest.mark.parametrize("variant", ["onnx:fp32", pytest.param("onnx:int8", marks=VNNI)])
 LETTERS = "abcdefgh "
 
 
@@ -25,7 +28,7 @@ def _publish(store, heads=2):
     return Draft(config, Gpt2(config).state_dict(), CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
 
 
-@pytest.mark.parametrize("variant", ["onnx:fp32", "onnx:int8"])
+@VARIANTS
 def test_a_published_gpt2_runs_in_onnx_runtime(store, variant):
     bundle = _publish(store)
     assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32", "onnx:fp32", "onnx:int8"]
@@ -33,7 +36,7 @@ def test_a_published_gpt2_runs_in_onnx_runtime(store, variant):
     assert load_engine(opened, variant, torch.device("cpu")).capacity > 1
 
 
-@pytest.mark.parametrize("variant", ["onnx:fp32", "onnx:int8"])
+@VARIANTS
 def test_a_published_lstm_runs_in_onnx_runtime(store, variant):
     config = LstmConfig(len(LETTERS), (16, 8))
     weights = LstmLanguageModel(config).state_dict()
@@ -55,6 +58,14 @@ def test_a_gpt2_that_the_attention_operator_cannot_run_has_no_onnx_variants(stor
     assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
     with pytest.raises(StoreError, match="divisible by 8"):
         write_onnx_gpt2(tmp_path, Gpt2Config(9, context_tokens=64, width=32, layers=2, heads=8))
+
+
+def test_int8_is_refused_where_its_sums_would_not_be_exact(store, monkeypatch):
+    monkeypatch.setattr("models.runtimes.onnx.multiplies_int8_exactly", lambda: False)
+    bundle = _publish(store)
+    load_engine(bundle, "onnx:fp32", torch.device("cpu"))
+    with pytest.raises(StoreError, match="VNNI"):
+        load_engine(bundle, "onnx:int8", torch.device("cpu"))
 
 
 def test_onnx_variants_run_on_a_cpu_only(store):
