@@ -19,6 +19,10 @@ from contracts.tokenizers import Tokenizer, read_tokenizer
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
+FP32_GRAPH = "fp32.onnx"
+INT8_GRAPH = "int8.onnx"
+INT8_WEIGHTS = "int8.safetensors"
+GRAPH_WEIGHTS = "graph.safetensors"  # fp32 weights in an arrangement that only graphs use
 DEFAULT_VARIANT = "pytorch:fp32"
 
 Family = Literal["lstm", "gpt2", "dcgan"]
@@ -37,8 +41,8 @@ class FileEntry(_Frozen):
 class Variant(_Frozen):
     """One way to run the model: a format and a precision, and the files that hold it."""
 
-    format: Literal["pytorch"]
-    precision: Literal["fp32"]
+    format: Literal["pytorch", "onnx"]
+    precision: Literal["fp32", "int8"]
     files: tuple[str, ...]
 
     @property

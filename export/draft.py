@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from contracts.bundle import TOKENIZER, WEIGHTS, Bundle, Example, Limits, Variant
+from contracts.bundle import (
+    FP32_GRAPH,
+    GRAPH_WEIGHTS,
+    INT8_GRAPH,
+    INT8_WEIGHTS,
+    TOKENIZER,
+    WEIGHTS,
+    Bundle,
+    Example,
+    Limits,
+    Variant,
+)
 from contracts.errors import StoreError
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
@@ -50,7 +62,10 @@ class Draft:
             "config": asdict(self.config),
             "limits": _limits(self.config),
             "tokenizer": _tokenizer_kind(self.tokenizer),
-            "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
+            "variants": (
+                Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),
+                *_more_variants(self.config, folder),
+            ),
             "example": Example(prompt=self.example_prompt),
             "provenance": self.provenance,
             "prompt_fields": self.prompt_fields,
@@ -91,6 +106,28 @@ def _identity(config: Config) -> dict[str, str]:
     if isinstance(config, DcganConfig):
         return {"family": "dcgan", "task": "image"}
     return {"family": "gpt2" if isinstance(config, Gpt2Config) else "lstm", "task": "text"}
+
+
+def _more_variants(config: Config, folder: Path) -> list[Variant]:
+    """Writes the variants for ONNX Runtime beside the weights in `folder`, where `onnx` is installed and they exist."""
+    if find_spec("onnx") is None:
+        return []
+    weights: tuple[str, ...] = (WEIGHTS,)
+    if isinstance(config, Gpt2Config) and config.width // config.heads % 8 == 0:
+        from export.onnx_gpt2 import write_onnx_gpt2
+
+        write_onnx_gpt2(folder, config)
+    elif isinstance(config, LstmConfig) and config.window is None:
+        from export.onnx_lstm import write_onnx_lstm
+
+        write_onnx_lstm(folder, config)
+        weights = (WEIGHTS, GRAPH_WEIGHTS)
+    else:
+        return []
+    return [
+        Variant(format="onnx", precision="fp32", files=(*weights, FP32_GRAPH)),
+        Variant(format="onnx", precision="int8", files=(*weights, INT8_GRAPH, INT8_WEIGHTS)),
+    ]
 
 
 def _limits(config: Config) -> Limits:

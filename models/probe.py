@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.noise import latents
-from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, ImageBackend, TextBackend
+from models.runtimes import PREFILL_CHUNK, Chunk, ImageBackend, TextBackend, row_bucket
 
 _STEPS = 2
 _PROMPT_TOKENS = PREFILL_CHUNK + 8  # two chunks
@@ -37,9 +37,9 @@ def probe_text(backend: TextBackend, context_tokens: int | None) -> Probe:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(backend.vocabulary_size, (length + _STEPS,), generator=generator).tolist()
     farthest = (context_tokens or 1) - 1
-    alone = _decode(backend, tokens, SMALLEST_ROWS, 0, 0)
+    alone = _decode(backend, tokens, backend.smallest_rows, 0, 0)
     equal = {}
-    for rows in _buckets(backend.slots):
+    for rows in _buckets(backend.smallest_rows, backend.slots):
         for slot in sorted({0, rows // 2, rows - 1}):
             # A distant neighbour changes the length that attention is padded to.
             equal[rows, slot] = torch.equal(_decode(backend, tokens, rows, slot, farthest), alone)
@@ -62,9 +62,8 @@ def probe_images(backend: ImageBackend) -> Probe:
     return Probe(equal)
 
 
-def _buckets(slots: int) -> list[int]:
-    powers = [1 << power for power in range(SMALLEST_ROWS.bit_length() - 1, slots.bit_length())]
-    return sorted({*(rows for rows in powers if rows <= slots), slots})
+def _buckets(smallest: int, slots: int) -> list[int]:
+    return sorted({row_bucket(rows, slots, smallest) for rows in range(1, slots + 1)})
 
 
 def _decode(backend: TextBackend, tokens: list[int], rows: int, slot: int, farthest: int) -> Tensor:

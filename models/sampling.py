@@ -17,9 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.candidates import MOST_CANDIDATES, draw_few
+from models.cdf import invert_cdf
 from models.noise import uniforms
 
 COLDEST = 1e-6  # below this temperature only the likeliest token is drawn; logits divided by it would leave fp32
+_STEPS_AHEAD = 32  # making noise costs per call, hardly per number
 _FIRST_CANDIDATES = 256  # how many of the likeliest tokens top-p looks at before it looks at more
 
 
@@ -44,6 +47,17 @@ class RowSampling:
     seed: int = 0
     row: int = 0
 
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLDEST
+
+    @property
+    def few(self) -> int:
+        """How many candidates there are, 0 if they are too many, or not enough is known, to draw from a short list."""
+        if self.greedy:
+            return 1
+        return self.top_k if self.top_k <= MOST_CANDIDATES and not self.min_p else 0
+
 
 @dataclass(frozen=True)
 class RowState:
@@ -54,14 +68,6 @@ class RowState:
     output: Sequence[int] = ()
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """One step: token ids (rows,) int64 and the scores (rows, vocabulary) they were drawn by, before temperature."""
-
-    tokens: Tensor
-    scores: Tensor
-
-
 class BatchSampling:
     """The settings of all rows of a batch as tensors: made when the batch changes, told of each step's tokens."""
 
@@ -70,10 +76,11 @@ class BatchSampling:
         states = [row or RowState(RowSampling()) for row in rows]
         settings = [state.sampling for state in states]
         self.rows = len(states)
-        greedy = [row.temperature < COLDEST for row in settings]
-        self.greedy_only = all(greedy)
-        self.greedy = torch.tensor(greedy, device=device)
-        self.temperature = _column([1.0 if row.temperature < COLDEST else row.temperature for row in settings], device)
+        self.greedy_only = all(row.greedy for row in settings)
+        self.greedy = torch.tensor([row.greedy for row in settings], device=device)
+        self.temperature = _column([1.0 if row.greedy else row.temperature for row in settings], device)
+        self.few = torch.tensor([[row.few] for row in settings], device=device)
+        self.any_few = any(row is not None and row.sampling.few for row in rows)
         self.top_k = torch.tensor([[row.top_k] for row in settings], device=device)
         self.top_p = _column([row.top_p for row in settings], device).double()
         self.min_p = _column([row.min_p for row in settings], device)
@@ -83,6 +90,8 @@ class BatchSampling:
         self._indices = np.asarray([len(state.output) for state in states], dtype=np.uint64)
         self._seeds = np.asarray([row.seed for row in settings], dtype=np.uint64)
         self._rows = np.asarray([row.row for row in settings], dtype=np.uint64)
+        self._ahead = np.empty((0, 0))  # uniforms of the coming steps (rows, _STEPS_AHEAD), of which `_used` are past
+        self._used = 0
         constraints: list[_Constraint] = [
             _Bias(states, device),
             _Repetition(states, vocabulary_size, device),
@@ -100,28 +109,42 @@ class BatchSampling:
 
     def uniforms(self) -> NDArray[np.float64]:
         """One uniform per row, for its next token."""
-        return uniforms(self._seeds, self._rows, self._indices)
+        if self._used >= self._ahead.shape[1]:
+            coming = self._indices[:, None] + np.arange(_STEPS_AHEAD, dtype=np.uint64)
+            self._ahead, self._used = uniforms(self._seeds[:, None], self._rows[:, None], coming), 0
+        return self._ahead[:, self._used]
 
     def observe(self, tokens: Tensor) -> None:
         """The rows' next tokens (rows,) have been drawn."""
         self._indices += np.uint64(1)
+        self._used += 1
         for constraint in self._constraints:
             constraint.observe(tokens)
 
 
-def draw(logits: Tensor, batch: BatchSampling) -> Drawn:
-    """The next token of every row: logits (rows, vocabulary) fp32 in."""
+def draw(logits: Tensor, batch: BatchSampling) -> Tensor:
+    """The next token of every row: logits (rows, vocabulary) fp32 in, token ids (rows,) int64 out."""
     scores = batch.constrain(logits)
-    tokens = scores.argmax(-1)
-    if not batch.greedy_only:
-        cdf = warp(scores, batch).cumsum(-1, dtype=torch.float64)
-        uniform = torch.from_numpy(batch.uniforms()).to(logits.device)
-        drawn = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
-        # A model whose logits are not numbers must spoil its own text only, not the step of the whole batch.
-        drawn = drawn.clamp(max=cdf.shape[-1] - 1)
-        tokens = torch.where(batch.greedy, tokens, drawn)
+    tokens = scores.argmax(-1) if batch.greedy_only else _draw(scores, batch)
     batch.observe(tokens)
-    return Drawn(tokens, scores)
+    return tokens
+
+
+def _draw(scores: Tensor, batch: BatchSampling) -> Tensor:
+    uniform = torch.from_numpy(batch.uniforms()).to(scores.device)
+    if not batch.any_few:
+        return _draw_from_all(scores, batch, uniform)
+    # Which way a row is drawn is its own matter: a neighbour that needs the whole vocabulary does not change it.
+    few, valid = draw_few(scores, batch.temperature, batch.few, batch.top_p, uniform)
+    if bool(valid.all()):
+        return few
+    return torch.where(valid, few, _draw_from_all(scores, batch, uniform))
+
+
+def _draw_from_all(scores: Tensor, batch: BatchSampling, uniform: Tensor) -> Tensor:
+    # A model whose logits are not numbers must spoil its own text only, not the step of the whole batch.
+    drawn = invert_cdf(warp(scores, batch), uniform).clamp(max=scores.shape[-1] - 1)
+    return torch.where(batch.greedy, scores.argmax(-1), drawn)
 
 
 def warp(scores: Tensor, batch: BatchSampling) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 PREFILL_CHUNK = 32  # prompts are cut at multiples of this position, never by what else is waiting
-SMALLEST_ROWS = 4  # fp32 GEMMs give a row other bits with fewer rows than this
+SMALLEST_ROWS = 4  # PyTorch's fp32 GEMMs give a row other bits with fewer rows than this
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class TextBackend(Protocol):
 
     @property
     def vocabulary_size(self) -> int: ...
+
+    @property
+    def smallest_rows(self) -> int:
+        """With fewer rows than this a row's bits would be others."""
 
     @property
     def threads(self) -> int:
@@ -69,6 +73,6 @@ class ImageBackend(Protocol):
         """Latents (B, latent) -> pixels uint8 (B, height, width, channels); B is a power of two."""
 
 
-def row_bucket(rows: int, slots: int) -> int:
-    """Rows that a step over the first `rows` slots runs with: a power of two from SMALLEST_ROWS on, or all slots."""
-    return min(slots, max(SMALLEST_ROWS, 1 << (rows - 1).bit_length()))
+def row_bucket(rows: int, slots: int, smallest: int) -> int:
+    """Rows that a step over the first `rows` slots runs with: a power of two from `smallest` on, or all slots."""
+    return min(slots, max(smallest, 1 << (rows - 1).bit_length()))

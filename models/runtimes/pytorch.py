@@ -61,6 +61,8 @@ def _threads_for(model: nn.Module) -> int:
 class LstmBackend:
     """State carried in slots: h and c per layer."""
 
+    smallest_rows = SMALLEST_ROWS
+
     def __init__(self, model: LstmLanguageModel, device: torch.device, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
         self.vocabulary_size = model.config.vocabulary_size
@@ -120,6 +122,8 @@ class LstmBackend:
 
 class WindowedLstmBackend:
     """Each token is predicted from the last `window` tokens with zero initial state; a slot holds those tokens."""
+
+    smallest_rows = SMALLEST_ROWS
 
     def __init__(self, model: LstmLanguageModel, device: torch.device, slots: int = MOST_SLOTS) -> None:
         if model.config.window is None:
@@ -191,6 +195,8 @@ def _advance(before: State, after: State, active: Tensor) -> State:
 
 class Gpt2Backend:
     """KV cache in contiguous slots; decode runs over the first rows of it without copying."""
+
+    smallest_rows = SMALLEST_ROWS
 
     def __init__(self, model: Gpt2, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> None:
         """Raises StoreError if `kv_bytes` has no room for the smallest batch."""

@@ -18,3 +18,14 @@ def test_the_engine_benchmark_prints_a_table_and_json():
     results = json.loads(done.stdout.splitlines()[-1])["results"]
     assert len(results) == 4
     assert all(result["engine"] > 0 and result["peer"] > 0 for result in results)
+
+
+def test_the_text_engine_benchmark_compares_every_variant_with_its_peers():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "text_engines.py"), "--quick"], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])["results"]
+    assert {"pytorch:fp32", "transformers fp32", "eager nn.LSTM"} <= {result["engine"] for result in results}
+    assert all(result["tokens_per_second"] > 0 for result in results)
+    assert all(result["invariant"] for result in results if result["invariant"] is not None)

@@ -35,7 +35,7 @@ def greedy(read_prompts: Read) -> Greedy:
     def run(backend: TextBackend, prompts: dict[int, list[int]], count: int) -> dict[int, list[int]]:
         texts = {slot: list(prompt) for slot, prompt in prompts.items()}
         read_prompts(backend, prompts)
-        rows = range(row_bucket(max(prompts) + 1, backend.slots))
+        rows = range(row_bucket(max(prompts) + 1, backend.slots, backend.smallest_rows))
         for _ in range(count):
             last = [texts[row][-1] if row in texts else 0 for row in rows]
             positions = [len(texts[row]) - 1 if row in texts else 0 for row in rows]

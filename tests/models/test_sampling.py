@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers.generation import logits_process as oracle
 
+from models.cdf import invert_cdf
 from models.sampling import BatchSampling, RowSampling, RowState, draw, log_probabilities, warp
 
 CPU = torch.device("cpu")
@@ -103,7 +104,7 @@ def test_what_is_told_step_by_step_equals_what_is_made_anew(generator):
     states = _states(32, seed=1)
     batch = _batch(states)
     for _ in range(80):
-        tokens = draw(_logits(32, generator) / 2, batch).tokens.tolist()
+        tokens = draw(_logits(32, generator) / 2, batch).tolist()
         states = [
             RowState(state.sampling, state.prompt, [*state.output, token])
             for state, token in zip(states, tokens, strict=True)
@@ -122,7 +123,7 @@ def test_draws_have_the_distribution_they_are_drawn_from(generator, row):
     expected = _by_transformers(logits, RowState(row)).double().numpy() * count
     rows = [RowState(RowSampling(**{**vars(row), "row": index})) for index in range(count)]
     drawn = draw(logits.expand(count, -1), BatchSampling(rows, 20, CPU))
-    counts = np.bincount(drawn.tokens.numpy(), minlength=20)
+    counts = np.bincount(drawn.numpy(), minlength=20)
     possible = expected > 0
     assert counts[~possible].sum() == 0
     chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
@@ -132,7 +133,7 @@ def test_draws_have_the_distribution_they_are_drawn_from(generator, row):
 def test_draws_of_one_row_step_by_step_are_distributed_as_well(generator):
     logits = torch.randn(1, 20, generator=generator).expand(4, -1)
     batch = BatchSampling([RowState(RowSampling(temperature=1.0, seed=5)), None, None, None], 20, CPU)
-    counts = np.bincount([int(draw(logits, batch).tokens[0]) for _ in range(5000)], minlength=20)
+    counts = np.bincount([int(draw(logits, batch)[0]) for _ in range(5000)], minlength=20)
     expected = logits[0].softmax(-1).double().numpy() * 5000
     assert ((counts - expected) ** 2 / expected).sum() < 60
 
@@ -141,14 +142,14 @@ def test_two_seeds_and_two_choices_differ(generator):
     logits = torch.randn(1, 1000, generator=generator).expand(3, -1)
     rows = [RowState(RowSampling(temperature=1.0, seed=seed, row=row)) for seed, row in ((1, 0), (2, 0), (1, 1))]
     batch = BatchSampling(rows, 1000, CPU)
-    texts = torch.stack([draw(logits, batch).tokens for _ in range(10)]).T.tolist()
+    texts = torch.stack([draw(logits, batch) for _ in range(10)]).T.tolist()
     assert texts[0] != texts[1] != texts[2] != texts[0]
 
 
 def test_temperature_zero_takes_the_likeliest_token_beside_rows_that_are_drawn(generator):
     logits = torch.randn(4, 100, generator=generator)
     rows = [RowState(RowSampling()), RowState(RowSampling(temperature=5.0)), None, None]
-    assert draw(logits, BatchSampling(rows, 100, CPU)).tokens[0] == logits[0].argmax()
+    assert draw(logits, BatchSampling(rows, 100, CPU))[0] == logits[0].argmax()
 
 
 @pytest.mark.parametrize("rows", [4, 8, 64])
@@ -165,7 +166,7 @@ def test_neighbours_settings_do_not_change_a_row(generator, rows):
         one, other = mixed.constrain(logits), only_row.constrain(alone)
         assert torch.equal(one[slot], other[0])
         assert torch.equal(warp(one, mixed)[slot], warp(other, only_row)[0])
-        assert draw(logits, mixed).tokens[slot] == draw(alone, only_row).tokens[0]
+        assert draw(logits, mixed)[slot] == draw(alone, only_row)[0]
 
 
 def test_candidates_that_tie_at_the_border_are_all_kept():
@@ -181,3 +182,17 @@ def test_log_probabilities_are_raw(generator):
     torch.testing.assert_close(own.double(), expected[[0, 1, 2], [4, 5, 6]], atol=1e-6, rtol=0)
     assert likeliest.tolist() == expected.topk(3).indices.tolist()
     torch.testing.assert_close(values.double(), expected.topk(3).values, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("values", [1, 65, 128, 1000])
+def test_inverting_a_cdf_finds_what_one_running_sum_finds(generator, values):
+    weights = torch.rand(500, values, generator=generator).square()
+    weights[weights < 0.2] = 0
+    weights[:, values // 2] = 0.5
+    uniform = torch.rand(500, generator=generator, dtype=torch.float64)
+    uniform[:3] = torch.tensor([0.0, 1 - 2**-53, 0.5], dtype=torch.float64)
+    found = invert_cdf(weights, uniform)
+    sums = weights.double().cumsum(-1)
+    expected = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
+    assert torch.equal(found[2:], expected[2:])
+    assert (weights.gather(-1, found[:, None]) > 0).all()

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from contracts.bundle import DEFAULT_VARIANT, Bundle
+from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
 from contracts.errors import StoreError
 from contracts.requests import ImageRequest, TextRequest
 from contracts.settings import DEFAULT_KV_BYTES
 from models.probe import Probe, probe_images, probe_text
-from models.runtimes.pytorch import load_images, load_text
+from models.runtimes import TextBackend, onnx, pytorch
 from workers.engines import Done, Engine, Request
 from workers.engines.image import ImageEngine
 from workers.engines.text import TextEngine
@@ -36,23 +36,31 @@ class LoadedModel:
 
 def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> LoadedModel:
     """Load, probe, and warm up with the bundle's own example. Raises StoreError."""
-    names = [known.name for known in bundle.manifest.variants]
-    if variant not in names:
-        raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(names)}")
+    variants = {known.name: known for known in bundle.manifest.variants}
+    if variant not in variants:
+        raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(variants)}")
     engine: Engine[Any]
     if bundle.manifest.task == "text":
-        text_backend = load_text(bundle, device, kv_bytes)
+        text_backend = _load_text(bundle, variants[variant], device, kv_bytes)
         context_tokens = bundle.manifest.limits.context_tokens
         probe = probe_text(text_backend, context_tokens)
         engine = TextEngine(text_backend, bundle.tokenizer().end_token, context_tokens)
         threads = text_backend.threads
     else:
-        image_backend = load_images(bundle, device)
+        image_backend = pytorch.load_images(bundle, device)
         probe = probe_images(image_backend)
         engine = ImageEngine(image_backend)
         threads = image_backend.threads
     _run(engine, example_request(bundle, variant))
     return LoadedModel(engine, probe, fingerprint(bundle, variant, device, threads))
+
+
+def _load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: int) -> TextBackend:
+    if variant.format == "pytorch":
+        return pytorch.load_text(bundle, device, kv_bytes)
+    if device.type != "cpu":
+        raise StoreError(f"{bundle.path}: variant {variant.name} runs on a CPU, not on {device}")
+    return onnx.load_text(bundle, variant, kv_bytes)
 
 
 def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int) -> str:

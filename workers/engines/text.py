@@ -206,7 +206,7 @@ class TextEngine:
         if not any(active):
             return 0
         highest = max(slot for slot, is_active in enumerate(active) if is_active) + 1
-        rows = self._slots[: row_bucket(highest, len(self._slots))]
+        rows = self._slots[: row_bucket(highest, len(self._slots), self._backend.smallest_rows)]
         active = active[: len(rows)]
         fed = [row.token if row and on else 0 for row, on in zip(rows, active, strict=True)]
         logits = self._backend.decode(fed, [row.position if row else 0 for row in rows], active)
@@ -216,11 +216,11 @@ class TextEngine:
         drawn = draw(logits, self._sampling)
         going = [row for row, on in zip(rows, active, strict=True) if row and on]
         indices = [index for index, on in enumerate(active) if on]
-        tokens: list[int] = drawn.tokens.tolist()
+        tokens: list[int] = drawn.tolist()
         for index, row in zip(indices, going, strict=True):
             row.position += 1
             row.output.append(tokens[index])
-        self._score(logits, drawn.tokens, indices, going)
+        self._score(logits, drawn, indices, going)
         return len(going)
 
     def _score(self, logits: Tensor, tokens: Tensor, indices: list[int], going: list[_Row]) -> None:

@@ -1,0 +1,238 @@
+"""The ONNX Runtime: graphs that `export/` made, on a CPU."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contracts.bundle import FP32_GRAPH, INT8_GRAPH, Bundle, Variant
+from contracts.errors import StoreError
+from contracts.settings import DEFAULT_KV_BYTES
+from models.gpt2 import Gpt2Config, KvCache
+from models.lstm import LstmConfig
+from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend
+
+MOST_SLOTS = 64
+MACHINE_THREADS = torch.get_num_threads()  # before a PyTorch backend sets its own
+WIDE_LAYER = 256
+
+Floats = NDArray[np.float32]
+
+
+def load_text(bundle: Bundle, variant: Variant, kv_bytes: int = DEFAULT_KV_BYTES) -> TextBackend:
+    """A text bundle's backend, its KV cache at most `kv_bytes` large.
+
+    Raises StoreError where ONNX Runtime is missing or refuses the graph, or the processor cannot compute it exactly.
+    """
+    if variant.precision == "int8" and not multiplies_int8_exactly():
+        raise StoreError(f"{bundle.path}: variant {variant.name} needs a processor with VNNI; use onnx:fp32")
+    graph = bundle.path / (INT8_GRAPH if variant.precision == "int8" else FP32_GRAPH)
+    if bundle.manifest.family == "gpt2":
+        return OnnxGpt2Backend(graph, Gpt2Config.from_manifest(bundle.manifest.config), kv_bytes)
+    return OnnxLstmBackend(graph, LstmConfig.from_manifest(bundle.manifest.config))
+
+
+def multiplies_int8_exactly() -> bool:
+    """False for x86 processors without VNNI, whose products of unsigned and signed bytes are clipped to 16 bits."""
+    cpus = Path("/proc/cpuinfo")
+    return platform.machine() not in {"x86_64", "AMD64"} or not cpus.exists() or "vnni" in cpus.read_text()
+
+
+def open_session(graph: Path, threads: int) -> Any:
+    """An onnxruntime.InferenceSession. Raises StoreError where the library is missing or refuses the graph."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise StoreError("ONNX variants need ONNX Runtime; install it with: pip install 'kamishibai[cpu]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with other processes
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no base of their own
+        raise StoreError(f"{graph} cannot be run: {error}") from None
+
+
+def bind(session: Any, inputs: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> Any:
+    """Ties a graph's inputs and outputs to arrays, which the caller must keep. Returns an onnxruntime.IOBinding."""
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    for name, array in outputs.items():
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    return binding
+
+
+class OnnxGpt2Backend:
+    """KV cache in contiguous slots, which attention writes in place; decode runs over the first rows of it."""
+
+    smallest_rows = 1
+
+    def __init__(self, graph: Path, config: Gpt2Config, kv_bytes: int = DEFAULT_KV_BYTES) -> None:
+        slot_bytes = KvCache.bytes_per_slot(config, torch.float32)
+        self.slots = min(MOST_SLOTS, kv_bytes // slot_bytes)
+        if not self.slots:
+            raise StoreError(
+                f"a KV cache of {kv_bytes:,} bytes has no room for one text of {slot_bytes:,}; give more with --kv-memory"
+            )
+        self.vocabulary_size = config.vocabulary_size
+        self.threads = MACHINE_THREADS
+        self._config = config
+        self._session = open_session(graph, self.threads)
+        # Zeros from the system, not yet in memory: a slot costs nothing until it is written.
+        shape = (config.layers, self.slots, config.heads, config.context_tokens, config.width // config.heads)
+        self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self._steps: dict[int, _Call] = {}  # by rows
+
+    def reset(self, slot: int) -> None:
+        """Nothing to do: positions beyond a slot's length are not attended to, and written before they are read."""
+
+    def copy(self, source: int, targets: list[int]) -> None:
+        self._keys[:, targets] = self._keys[:, source, None]
+        self._values[:, targets] = self._values[:, source, None]
+
+    def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
+        """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
+        logits: list[Tensor | None] = []
+        for chunk in chunks:
+            width = min(PREFILL_CHUNK, self._config.context_tokens - chunk.start)
+            call = self._bind(slice(chunk.slot, chunk.slot + 1), width, wanted=width if chunk.scored else 0)
+            call.tokens[0, : len(chunk.tokens)] = chunk.tokens
+            call.run(np.arange(chunk.start, chunk.start + width)[None])
+            logits.append(torch.from_numpy(call.logits[: len(chunk.tokens)]) if chunk.scored else None)
+        return logits
+
+    def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
+        """An inactive row writes at its position, which a later prefill or decode of that slot overwrites unread.
+
+        The logits lie in memory that the next call with as many rows overwrites.
+        """
+        torch.set_num_threads(1)  # the sampler's threads would fight with this runtime's
+        rows = len(tokens)
+        if rows not in self._steps:
+            self._steps[rows] = self._bind(slice(0, rows), 1, wanted=rows)
+        step = self._steps[rows]
+        step.tokens[:, 0] = tokens
+        step.run(np.asarray(positions)[:, None])
+        return torch.from_numpy(step.logits)
+
+    def _bind(self, slots: slice, width: int, wanted: int) -> _Call:
+        logits = np.empty((wanted, self._config.vocabulary_size), np.float32)
+        return _Call(self._session, self._keys[:, slots], self._values[:, slots], width, logits)
+
+
+class OnnxLstmBackend:
+    """State carried in slots, which a step writes in place: h and c per layer."""
+
+    smallest_rows = 1
+
+    def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS) -> None:
+        self.slots = slots
+        self.vocabulary_size = config.vocabulary_size
+        # Handing layers as small as this to a second thread costs more than it brings.
+        self.threads = 1 if max(config.layers) < WIDE_LAYER else MACHINE_THREADS
+        self._config = config
+        self._session = open_session(graph, self.threads)
+        self._state = {
+            f"{part}.{layer}": np.zeros((slots, size), np.float32)
+            for layer, size in enumerate(config.layers)
+            for part in "hc"
+        }
+        self._steps: dict[tuple[int, int], _Step] = {}  # by rows and wanted logits
+
+    def reset(self, slot: int) -> None:
+        for array in self._state.values():
+            array[slot] = 0
+
+    def copy(self, source: int, targets: list[int]) -> None:
+        for array in self._state.values():
+            array[targets] = array[source]
+
+    def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
+        """All chunks together, one position a time; the other rows keep their state."""
+        rows = max(chunk.slot for chunk in chunks) + 1
+        step = self._step(rows, wanted=rows if any(chunk.scored for chunk in chunks) else 0)
+        logits: dict[int, list[Tensor]] = {chunk.slot: [] for chunk in chunks}
+        for position in range(max(len(chunk.tokens) for chunk in chunks)):
+            reading = [chunk for chunk in chunks if position < len(chunk.tokens)]
+            step.active[:] = False
+            for chunk in reading:
+                step.tokens[chunk.slot], step.active[chunk.slot] = chunk.tokens[position], True
+            step.run()
+            for chunk in reading:
+                if chunk.scored:
+                    logits[chunk.slot].append(torch.from_numpy(step.logits[chunk.slot].copy()))
+        return [torch.stack(logits[chunk.slot]) if chunk.scored else None for chunk in chunks]
+
+    def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
+        """The logits lie in memory that the next call with as many rows overwrites."""
+        torch.set_num_threads(1)  # the sampler's threads would fight with this runtime's
+        step = self._step(len(tokens), wanted=len(tokens))
+        step.tokens[:] = tokens
+        step.active[:, 0] = active
+        step.run()
+        return torch.from_numpy(step.logits)
+
+    def _step(self, rows: int, wanted: int) -> _Step:
+        if (rows, wanted) not in self._steps:
+            state = {name: array[:rows] for name, array in self._state.items()}
+            logits = np.empty((wanted, self._config.vocabulary_size), np.float32)
+            self._steps[rows, wanted] = _Step(self._session, state, logits, rows)
+        return self._steps[rows, wanted]
+
+
+class _Step:
+    """LSTM steps of one shape, bound once: fill `tokens` (rows,) and `active` (rows, 1), run, read `logits`."""
+
+    def __init__(self, session: Any, state: dict[str, Floats], logits: Floats, rows: int) -> None:
+        self.tokens = np.zeros(rows, np.int64)
+        self.active = np.zeros((rows, 1), np.bool_)
+        self.logits = logits
+        self._wanted = np.arange(len(logits))
+        inputs: dict[str, NDArray[Any]] = {"tokens": self.tokens, "active": self.active, "wanted": self._wanted}
+        self._session = session
+        self._binding = bind(
+            session, inputs | {f"past_{name}": part for name, part in state.items()}, {"logits": logits, **state}
+        )
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+
+class _Call:
+    """Calls of one shape, whose inputs and outputs are bound once: fill `tokens`, run, read `logits`.
+
+    Keys and values (layers, rows, H, C, D) are read and written where they lie; logits (rows or 0, V).
+    """
+
+    def __init__(self, session: Any, keys: Floats, values: Floats, width: int, logits: Floats) -> None:
+        rows = keys.shape[1]
+        self.tokens = np.zeros((rows, width), np.int64)
+        self.logits = logits
+        self._positions = np.zeros((rows, width), np.int64)
+        self._last = np.zeros(rows, np.int32)
+        self._total = np.zeros(1, np.int32)
+        self._wanted = np.arange(len(logits))
+        self._session = session
+        own: dict[str, NDArray[Any]]
+        own = {"tokens": self.tokens, "positions": self._positions, "last": self._last, "total": self._total}
+        cache = {
+            f"{part}.{layer}": array[layer]
+            for part, array in (("keys", keys), ("values", values))
+            for layer in range(len(array))
+        }
+        past = {f"past_{name}": array for name, array in cache.items()}
+        self._binding = bind(session, {**own, "wanted": self._wanted, **past}, {"logits": logits, **cache})
+
+    def run(self, positions: NDArray[np.int64]) -> None:
+        """One call at these positions (rows, width)."""
+        self._positions[:] = positions
+        self._last[:] = positions[:, -1]
+        self._total[0] = positions.max() + 1
+        self._session.run_with_iobinding(self._binding)

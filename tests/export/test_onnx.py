@@ -1,0 +1,81 @@
+"""Bundles hold the ONNX variants that their model can have, and the loader runs them."""
+
+import pytest
+import torch
+
+from contracts.bundle import Bundle
+from contracts.errors import StoreError
+from contracts.tokenizers import CharacterTokenizer
+from export.draft import Draft
+from models.gpt2 import Gpt2, Gpt2Config
+from models.lstm import LstmConfig, LstmLanguageModel
+from models.runtimes.onnx import multiplies_int8_exactly
+from workers.engines.loading import load_model
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from export.onnx_gpt2 import write_onnx_gpt2
+from export.onnx_linear import quantise
+from export.onnx_lstm import write_onnx_lstm
+
+VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
+VARIANTS = pytest.mark.parametrize("variant", ["onnx:fp32", pytest.param("onnx:int8", marks=VNNI)])
+LETTERS = "abcdefgh "
+
+
+def _publish(store, heads=2):
+    config = Gpt2Config(len(LETTERS), context_tokens=64, width=32, layers=2, heads=heads)
+    return Draft(config, Gpt2(config).state_dict(), CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
+
+
+@VARIANTS
+def test_a_published_gpt2_runs_in_onnx_runtime(store, variant):
+    bundle = _publish(store)
+    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32", "onnx:fp32", "onnx:int8"]
+    opened = Bundle.open(bundle.path)  # every hash is checked
+    assert load_model(opened, variant, torch.device("cpu")).engine.capacity > 1
+
+
+@VARIANTS
+def test_a_published_lstm_runs_in_onnx_runtime(store, variant):
+    config = LstmConfig(len(LETTERS), (16, 8))
+    weights = LstmLanguageModel(config).state_dict()
+    bundle = Draft(config, weights, CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
+    assert load_model(Bundle.open(bundle.path), variant, torch.device("cpu")).engine.capacity > 1
+
+
+def test_an_lstm_that_reads_windows_has_no_onnx_variants(store, tmp_path):
+    config = LstmConfig(len(LETTERS), (16,), window=5)
+    weights = LstmLanguageModel(config).state_dict()
+    bundle = Draft(config, weights, CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
+    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
+    with pytest.raises(StoreError, match="no ONNX variant"):
+        write_onnx_lstm(tmp_path, config)
+
+
+def test_a_gpt2_that_the_attention_operator_cannot_run_has_no_onnx_variants(store, tmp_path):
+    bundle = _publish(store, heads=8)
+    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
+    with pytest.raises(StoreError, match="divisible by 8"):
+        write_onnx_gpt2(tmp_path, Gpt2Config(9, context_tokens=64, width=32, layers=2, heads=8))
+
+
+def test_int8_is_refused_where_its_sums_would_not_be_exact(store, monkeypatch):
+    monkeypatch.setattr("models.runtimes.onnx.multiplies_int8_exactly", lambda: False)
+    bundle = _publish(store)
+    load_model(bundle, "onnx:fp32", torch.device("cpu"))
+    with pytest.raises(StoreError, match="VNNI"):
+        load_model(bundle, "onnx:int8", torch.device("cpu"))
+
+
+def test_onnx_variants_run_on_a_cpu_only(store):
+    with pytest.raises(StoreError, match="runs on a CPU"):
+        load_model(_publish(store), "onnx:int8", torch.device("meta"))
+
+
+def test_quantised_weights_are_within_half_a_step():
+    weight = torch.randn(7, 33, generator=torch.Generator().manual_seed(1))
+    integers, scale = quantise(weight)
+    assert integers.shape == (33, 7)
+    assert integers.abs().max() == 127
+    assert ((integers.t() * scale[:, None] - weight).abs() <= scale[:, None] / 2 + 1e-7).all()

@@ -1,0 +1,133 @@
+"""The ONNX variants compute what PyTorch does, and a row's bits do not depend on its neighbours."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from contracts.bundle import FP32_GRAPH, INT8_GRAPH, WEIGHTS
+from contracts.errors import StoreError
+from models.gpt2 import Gpt2, Gpt2Config
+from models.lstm import LstmConfig, LstmLanguageModel
+from models.runtimes.onnx import OnnxGpt2Backend, OnnxLstmBackend, multiplies_int8_exactly, open_session
+from models.runtimes.pytorch import Gpt2Backend, LstmBackend
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from export.onnx_gpt2 import write_onnx_gpt2
+from export.onnx_lstm import write_onnx_lstm
+
+VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
+VOCABULARY = 211
+GPT2 = Gpt2Config(VOCABULARY, context_tokens=192, width=96, layers=2, heads=4)
+CHARACTERS = LstmConfig(VOCABULARY, (128, 96))
+WORDS = LstmConfig(VOCABULARY, (320, 64), embedding=50, recurrent_activation="hard_sigmoid")
+STEPS = 4
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=[GPT2, CHARACTERS, WORDS], ids=["gpt2", "characters", "words"])
+def config(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        made = Gpt2(config) if isinstance(config, Gpt2Config) else LstmLanguageModel(config)
+    for weight in made.parameters():
+        weight.data *= 4  # peaked enough that a wrong operation shows
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model, config):
+    path = tmp_path_factory.mktemp("onnx")
+    save_file(model.state_dict(), path / WEIGHTS)
+    (write_onnx_gpt2 if isinstance(config, Gpt2Config) else write_onnx_lstm)(path, config)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    return Gpt2Backend(model, CPU) if isinstance(model, Gpt2) else LstmBackend(model, CPU)
+
+
+@pytest.fixture
+def load(folder, config):
+    backend = OnnxGpt2Backend if isinstance(config, Gpt2Config) else OnnxLstmBackend
+    return lambda graph: backend(folder / graph, config)
+
+
+def _texts(generator, lengths):
+    return [torch.randint(VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def _logits(backend, read_prompts, texts):
+    """Of the last STEPS tokens of all texts, read and decoded together: (STEPS, texts, vocabulary)."""
+    read_prompts(backend, {row: tokens[: len(tokens) - STEPS + 1] for row, tokens in enumerate(texts)})
+    seen = []
+    for step in range(STEPS, 0, -1):
+        tokens, positions = [text[-step] for text in texts], [len(text) - step for text in texts]
+        seen.append(backend.decode(tokens, positions, [True] * len(texts)).clone())
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize(("graph", "tolerance"), [(FP32_GRAPH, 1e-5), pytest.param(INT8_GRAPH, 0.1, marks=VNNI)])
+def test_logits_are_those_of_pytorch(load, reference, read_prompts, generator, graph, tolerance):
+    texts = _texts(generator, [5, 192, 33, 70])
+    expected = _logits(reference, read_prompts, texts)
+    found = _logits(load(graph), read_prompts, texts)
+    assert (found - expected).square().mean().sqrt() < tolerance * expected.std()
+
+
+def test_greedy_text_is_that_of_pytorch(load, reference, greedy, generator):
+    prompts = dict(enumerate(_texts(generator, [3, 40, 64, 100])))
+    assert greedy(load(FP32_GRAPH), prompts, 30) == greedy(reference, prompts, 30)
+
+
+@pytest.mark.parametrize("graph", [FP32_GRAPH, INT8_GRAPH])
+@pytest.mark.parametrize("tokens", [7, 75])
+def test_logits_do_not_depend_on_bucket_slot_and_neighbours(load, read_prompts, generator, threads, graph, tokens):
+    backend = load(graph)
+    (text,) = _texts(generator, [tokens])
+    alone = _logits(backend, read_prompts, [text])[:, 0]
+    for rows in (2, 4, 8, 16, 32, 64):
+        for slot in (0, rows // 2, rows - 1):
+            texts = _texts(generator, torch.randint(STEPS, 150, (rows,), generator=generator).tolist())
+            texts[slot] = text
+            assert torch.equal(_logits(backend, read_prompts, texts)[:, slot], alone), f"{rows} rows, slot {slot}"
+
+
+def test_rows_that_are_not_active_keep_their_state(load, read_prompts, generator):
+    backend = load(INT8_GRAPH)
+    texts = _texts(generator, [20, 30])
+    expected = _logits(backend, read_prompts, texts)
+    read_prompts(backend, {row: tokens[: len(tokens) - STEPS + 1] for row, tokens in enumerate(texts)})
+    for _ in range(3):
+        backend.decode([1, 2], [16, 26], [False, False])
+    found = backend.decode([texts[0][-STEPS], texts[1][-STEPS]], [16, 26], [True, True])
+    assert torch.equal(found, expected[0])
+
+
+def test_slots_keep_to_the_memory_that_is_allowed(tmp_path):
+    save_file(Gpt2(GPT2).state_dict(), tmp_path / WEIGHTS)
+    write_onnx_gpt2(tmp_path, GPT2)
+    per_slot = 2 * 2 * 192 * 96 * 4
+    assert OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=5 * per_slot).slots == 5
+    assert OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=1).slots == 1
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(StoreError, match="pip install"):
+        open_session(tmp_path / "any.onnx", 1)
+
+
+def test_a_graph_that_is_none_is_refused(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    with pytest.raises(StoreError, match="cannot be run"):
+        open_session(tmp_path / "bad.onnx", 1)
