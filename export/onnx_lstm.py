@@ -39,7 +39,7 @@ def write_onnx_lstm(folder: Path, config: LstmConfig) -> None:
 
 
 def _arranged(weights: dict[str, Tensor], config: LstmConfig) -> dict[str, Tensor]:
-    """Per layer one matrix for input and state together, and a bias; or one for the state, and a table of what tokens add.
+    """Per layer one matrix for input and state together and a bias, or one for the state and a table of each token.
 
     Gates are put in the order input, forget, output, cell, so that the three with the same activation are neighbours.
     """
@@ -51,7 +51,7 @@ def _arranged(weights: dict[str, Tensor], config: LstmConfig) -> dict[str, Tenso
         }
         bias = parts["bias_ih"] + parts["bias_hh"]
         if layer == 0 and config.embedding is None:
-            found["layers.0.table"] = parts["weight_ih"].t() + bias
+            found["layers.0.table"] = parts["weight_ih"].t().contiguous() + bias
             found["layers.0.weight"] = parts["weight_hh"]
         else:
             found[f"layers.{layer}.bias"] = bias

@@ -29,7 +29,7 @@ def draw_few(
     weights = (scores - scores[:, :1]).double().exp().masked_fill(scores < last, 0.0)
     mass = weights.cumsum(-1)
     kept = (mass - weights < top_p * mass[:, -1:]).sum(-1, keepdim=True)
-    border = weights.gather(-1, kept - 1).masked_fill(top_p >= 1, 0.0)
+    border = weights.gather(-1, (kept - 1).clamp(min=0)).masked_fill(top_p >= 1, 0.0)
     order = tokens.argsort(-1)
     cdf = weights.masked_fill(weights < border, 0.0).gather(-1, order).cumsum(-1)
     place = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).clamp(max=tokens.shape[-1] - 1)
