@@ -90,7 +90,8 @@ class BatchSampling:
         self._indices = np.asarray([len(state.output) for state in states], dtype=np.uint64)
         self._seeds = np.asarray([row.seed for row in settings], dtype=np.uint64)
         self._rows = np.asarray([row.row for row in settings], dtype=np.uint64)
-        self._ahead = np.empty((0, 0))  # uniforms of the coming steps (rows, _STEPS_AHEAD), of which `_used` are past
+        # Uniforms of the coming steps (rows, _STEPS_AHEAD), of which `_used` are past.
+        self._ahead: NDArray[np.float64] = np.empty((0, 0))
         self._used = 0
         constraints: list[_Constraint] = [
             _Bias(states, device),
@@ -110,7 +111,7 @@ class BatchSampling:
     def uniforms(self) -> NDArray[np.float64]:
         """One uniform per row, for its next token."""
         if self._used >= self._ahead.shape[1]:
-            coming = self._indices[:, None] + np.arange(_STEPS_AHEAD, dtype=np.uint64)
+            coming: NDArray[np.uint64] = self._indices[:, None] + np.arange(_STEPS_AHEAD, dtype=np.uint64)
             self._ahead, self._used = uniforms(self._seeds[:, None], self._rows[:, None], coming), 0
         return self._ahead[:, self._used]
 

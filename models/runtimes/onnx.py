@@ -79,7 +79,7 @@ class OnnxGpt2Backend:
         self.slots = min(MOST_SLOTS, kv_bytes // slot_bytes)
         if not self.slots:
             raise StoreError(
-                f"a KV cache of {kv_bytes:,} bytes has no room for one text of {slot_bytes:,}; give more with --kv-memory"
+                f"a KV cache of {kv_bytes:,} bytes has no room for one text of {slot_bytes:,}; raise --kv-memory"
             )
         self.vocabulary_size = config.vocabulary_size
         self.threads = MACHINE_THREADS

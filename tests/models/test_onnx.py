@@ -118,7 +118,8 @@ def test_slots_keep_to_the_memory_that_is_allowed(tmp_path):
     write_onnx_gpt2(tmp_path, GPT2)
     per_slot = 2 * 2 * 192 * 96 * 4
     assert OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=5 * per_slot).slots == 5
-    assert OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=1).slots == 1
+    with pytest.raises(StoreError, match=f"{per_slot:,}"):
+        OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=per_slot - 1)
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
