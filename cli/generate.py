@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from cli.devices import devices
-from contracts.bundle import Bundle
+from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import InvalidRequest, StoreError
 from contracts.requests import ImageRequest, TextRequest, describe
 from contracts.store import Store
@@ -33,10 +33,10 @@ SAMPLING = (
 )
 
 
-def generate(model: str, store: Path, device: str, seed: int | None, **options: Any) -> None:
+def generate(model: str, store: Path, device: str, variant: str | None, seed: int | None, **options: Any) -> None:
     """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest."""
     bundle = Store(store).open(model)
-    local = load(bundle, devices(device)[0])
+    local = load(bundle, devices(device)[0], variant)
     seed = secrets.randbits(31) if seed is None else seed
     if bundle.manifest.task == "text":
         write_text(local, seed, **options)
@@ -44,9 +44,10 @@ def generate(model: str, store: Path, device: str, seed: int | None, **options: 
         draw_pictures(local, seed, options["count"], options["out"] or Path(f"{model}-{seed}.png"))
 
 
-def load(bundle: Bundle, device: str) -> LocalModel:
+def load(bundle: Bundle, device: str, variant: str | None = None) -> LocalModel:
+    """Raises StoreError, also for a device that is not here."""
     try:
-        return LocalModel(bundle, device=device)
+        return LocalModel(bundle, variant or DEFAULT_VARIANT, device)
     except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that is not here or is full
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise StoreError(f"{bundle.manifest.name} cannot be run on {device}: {reason}; try --device cpu") from None

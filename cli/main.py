@@ -36,6 +36,7 @@ KV_MEMORY = click.option(
     callback=lambda _context, _option, value: value if value is None else parse_memory(value),
     help="KV cache of a worker, shared by its models, like 4GiB.  [default: 2GiB]",
 )
+VARIANT = click.option("--variant", help="As in onnx:fp32, for models that have it.  [default: pytorch:fp32]")
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
 
 
@@ -95,6 +96,7 @@ def main() -> None:
 @MODELS
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per GPU, else one]")
 @DEVICE
+@VARIANT
 @KV_MEMORY
 @click.option(
     "--durability",
@@ -131,6 +133,7 @@ def serve(**options: Any) -> None:
 @REDIS_URL
 @MODELS
 @DEVICE
+@VARIANT
 @KV_MEMORY
 @click.option("--name", help="Name in `rq info`.  [default: host and a random part]")
 def worker(**options: Any) -> None:
@@ -213,12 +216,13 @@ def models(context: click.Context, store: Path) -> None:
 @models.command()
 @click.argument("model")
 @DEVICE
+@VARIANT
 @click.pass_context
-def probe(context: click.Context, model: str, device: str) -> None:
+def probe(context: click.Context, model: str, device: str, variant: str | None) -> None:
     """Show whether MODEL gives a row the same bits in every batch and place."""
     from cli.models import show_probe
 
-    show_probe((context.parent or context).params["store"], model, device)
+    show_probe((context.parent or context).params["store"], model, device, variant)
 
 
 @cli.command()
@@ -255,6 +259,7 @@ def replay(job: str, store: Path, redis_url: str | None, device: str) -> None:
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File for pictures.  [default: MODEL-SEED.png]"
 )
 @DEVICE
+@VARIANT
 @STORE
 def generate(**options: Any) -> None:
     """Write text or draw pictures with MODEL, without a server."""

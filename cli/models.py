@@ -11,11 +11,11 @@ from contracts.errors import StoreError
 from contracts.store import Store
 
 
-def show_probe(root: Path, name: str, device: str) -> None:
+def show_probe(root: Path, name: str, device: str, variant: str | None) -> None:
     """The probe's matrix. Raises StoreError."""
     from cli.generate import load
 
-    local = load(Store(root).open(name), devices(device)[0])
+    local = load(Store(root).open(name), devices(device)[0], variant)
     click.echo(f"{name}@{local.bundle.manifest.version} {local.fingerprint} on {devices(device)[0]}")
     by_size: dict[int, list[tuple[int, bool]]] = {}
     for (size, place), equal in sorted(local.probe.equal.items()):

@@ -27,7 +27,7 @@ def replay_job(job_id: str, store: Path, redis_url: str | None, device: str) -> 
     if record.result is None:
         raise InvalidRequest(f"Job {job_id} is {record.status}; only a succeeded job has a result to compare with.")
     target = record.request.target
-    local = load(Store(settings.store).open(target.model, target.version), devices(device)[0])
+    local = load(Store(settings.store).open(target.model, target.version), devices(device)[0], target.variant)
     result = local.run(record.request)
     if isinstance(record.result, ImageResult) or isinstance(result, ImageResult):
         difference = _first_picture(jobs.pictures(_image(record.result)), jobs.pictures(_image(result)))

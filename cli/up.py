@@ -33,6 +33,7 @@ def run_everything(
     port: int | None,
     redis_url: str | None,
     models: str | None,
+    variant: str | None,
     workers: int | None,
     device: str,
     kv_bytes: int | None,
@@ -46,7 +47,7 @@ def run_everything(
         try:
             url = redis_url or (embedded and embedded.url)
             settings = from_environment(store=store, host=host, port=port, redis_url=url, kv_bytes=kv_bytes)
-            parts = [*worker_parts(settings, models, workers, device), server_part(settings)]
+            parts = [*worker_parts(settings, models, variant, workers, device), server_part(settings)]
             if embedded:
                 parts.insert(0, Part("redis", embedded.command(), stop_seconds=30.0))
                 embedded.start_syncing()
@@ -78,13 +79,17 @@ def make_demo_models_if_empty(store: Path) -> None:
         raise StoreError(f"the demo models could not be made (status {made.returncode}); see above")
 
 
-def worker_parts(settings: Settings, models: str | None, workers: int | None, device: str) -> list[Part]:
+def worker_parts(
+    settings: Settings, models: str | None, variant: str | None, workers: int | None, device: str
+) -> list[Part]:
     """One worker per device, or as many as asked for, dealt out over the devices."""
     found = devices(device)
     count = workers or len(found)
     # Several workers on one CPU share its cores instead of fighting for them.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))} if count > len(found) else {}
-    command = [*python_module("cli.main"), "worker"] + (["--models", models] if models else [])
+    chosen = {"--models": models, "--variant": variant}
+    options = [word for option, value in chosen.items() if value for word in (option, value)]
+    command = [*python_module("cli.main"), "worker", *options]
     return [
         Part(
             f"worker {index}",

@@ -11,9 +11,10 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from cli.devices import devices
-from contracts.bundle import TOKENIZER, Bundle
+from contracts.bundle import DEFAULT_VARIANT, TOKENIZER, Bundle
 from contracts.connection import connect
 from contracts.errors import StoreError
+from contracts.requests import Target
 from contracts.settings import from_environment
 from contracts.store import Store
 from workers.child import Child
@@ -23,14 +24,19 @@ log = logging.getLogger("kamishibai.worker")
 
 
 def run_worker(
-    store: Path, redis_url: str | None, models: str | None, device: str, name: str | None, kv_bytes: int | None
+    store: Path,
+    redis_url: str | None,
+    models: str | None,
+    device: str,
+    name: str | None,
+    kv_bytes: int | None,
+    variant: str | None,
 ) -> None:
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve."""
     settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
-    bundles = served_bundles(Store(settings.store), models)
-    targets = [bundle.target() for bundle in bundles.values()]
+    bundles = served_bundles(Store(settings.store), models, variant)
     cached = sum(bundle.manifest.family == "gpt2" for bundle in bundles.values())
-    child = Child(settings.store, targets, devices(device)[0], settings.kv_bytes // max(1, cached))
+    child = Child(settings.store, list(bundles), devices(device)[0], settings.kv_bytes // max(1, cached))
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     wait_for_redis(settings.redis_url)
     WorkerParent(settings.redis_url, name, bundles, child).run()
@@ -48,10 +54,16 @@ def wait_for_redis(url: str) -> None:
             time.sleep(0.5)
 
 
-def served_bundles(store: Store, models: str | None) -> dict[str, Bundle]:
-    """The newest version of the models asked for, by queue name. Weights are checked by the engine child."""
+def served_bundles(store: Store, models: str | None, variant: str | None) -> dict[Target, Bundle]:
+    """The newest version of the models asked for, in the variant asked for where a model has it, else in the default.
+
+    Weights are checked by the engine child. Raises StoreError if there is nothing to serve.
+    """
     names = [name.strip() for name in models.split(",")] if models else store.names()
     if not names:
         raise StoreError(f"{store.root} holds no model. `kamishibai demo` makes three small ones.")
     bundles = [store.open(name, only=(TOKENIZER,)) for name in names]
-    return {bundle.target().queue_name: bundle for bundle in bundles}
+    if variant and not any(variant in bundle.variants() for bundle in bundles):
+        found = ", ".join(sorted({name for bundle in bundles for name in bundle.variants()}))
+        raise StoreError(f"no model has the variant {variant!r}; there is {found}")
+    return {bundle.target(variant if variant in bundle.variants() else DEFAULT_VARIANT): bundle for bundle in bundles}

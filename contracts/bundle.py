@@ -132,6 +132,10 @@ class Bundle:
         """Changes when any byte of the bundle does, since the manifest holds every file's hash."""
         return sha256_of(self.path / MANIFEST)
 
+    def variants(self) -> list[str]:
+        """Names of the ways to run it, as in `pytorch:fp32`."""
+        return [variant.name for variant in self.manifest.variants]
+
     def target(self, variant: str = DEFAULT_VARIANT) -> Target:
         return Target(model=self.manifest.name, version=self.manifest.version, variant=variant)
 

@@ -111,7 +111,7 @@ class BatchSampling:
     def uniforms(self) -> NDArray[np.float64]:
         """One uniform per row, for its next token."""
         if self._used >= self._ahead.shape[1]:
-            coming: NDArray[np.uint64] = self._indices[:, None] + np.arange(_STEPS_AHEAD, dtype=np.uint64)
+            coming = np.add(self._indices[:, None], np.arange(_STEPS_AHEAD), dtype=np.uint64, casting="unsafe")
             self._ahead, self._used = uniforms(self._seeds[:, None], self._rows[:, None], coming), 0
         return self._ahead[:, self._used]
 

@@ -23,6 +23,7 @@ from contracts.announcements import Announcement, EngineCounters, ServedModel, a
 from contracts.bundle import Bundle
 from contracts.connection import connect
 from contracts.errors import EngineFailed, InvalidRequest, JobCancelled, JobTimedOut, from_record
+from contracts.requests import Target
 from workers.channel import ChannelClosed
 from workers.child import Child
 from workers.doorbell import Doorbell
@@ -39,17 +40,18 @@ CRASHES_ALLOWED = 3
 
 
 class WorkerParent:
-    def __init__(self, redis_url: str, name: str, bundles: dict[str, Bundle], child: Child) -> None:
-        """`bundles` by queue name."""
+    def __init__(self, redis_url: str, name: str, bundles: dict[Target, Bundle], child: Child) -> None:
+        """`bundles` by what their jobs will run on: what the child was told to load."""
         self._name = name
-        self._bundles = bundles
+        self._targets = {target.queue_name: target for target in bundles}
+        self._bundles = {target.queue_name: bundle for target, bundle in bundles.items()}
         self._child = child
         self._redis = connect(redis_url)
         self._leases = Leases(self._redis, name)
-        self._registration = RqRegistration(connect(redis_url), name, list(bundles), self._ask_to_stop)
+        self._registration = RqRegistration(connect(redis_url), name, list(self._bundles), self._ask_to_stop)
         self._doorbell = Doorbell(connect(redis_url), self._wake)
         self._served: dict[str, dict[str, Any]] = {}  # by queue, what the child said of it; empty until it is ready
-        self._counters = {queue: EngineCounters() for queue in bundles}
+        self._counters = {queue: EngineCounters() for queue in self._bundles}
         self._device = "starting"
         self._child_restarts = 0
         # By execution id, which no other run of a job shares. A leased job is in exactly one of these:
@@ -307,7 +309,7 @@ class WorkerParent:
     def _announce(self) -> None:
         models = tuple(
             ServedModel(
-                target=bundle.target(),
+                target=self._targets[queue],
                 task=bundle.manifest.task,
                 digest=bundle.digest,
                 fingerprint=self._served.get(queue, {}).get("fingerprint", ""),
