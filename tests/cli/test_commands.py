@@ -219,6 +219,7 @@ def test_a_worker_waits_for_a_redis_that_is_not_there_yet(store, tmp_path):
     command = [sys.executable, "-P", "-m", "cli.main", "worker", "--device", "cpu", "--store", str(store.root)]
     command += ["--redis-url", f"unix://secret:word@{tmp_path}/none.sock"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
         lines = [worker.stderr.readline() for _ in range(2)]
         assert worker.poll() is None
         asked_at = time.monotonic()
