@@ -167,13 +167,15 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path) -> None:
 @import_.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the model in the store.")
+@click.option("--fields", help="Format of its texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
 @STORE
-def hf(folder: Path, name: str, store: Path) -> None:
+def hf(folder: Path, name: str, fields: str | None, store: Path) -> None:
     """Import a Hugging Face GPT-2 checkpoint: FOLDER holds config.json, weights and tokenizer."""
+    from contracts.prompt_fields import PromptFields
     from contracts.store import Store
     from export.huggingface import import_gpt2
 
-    tell(import_gpt2(folder, Store(store), name))
+    tell(import_gpt2(folder, Store(store), name, PromptFields.from_format(fields) if fields else None))
 
 
 @cli.command()

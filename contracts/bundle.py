@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from contracts.errors import StoreError
+from contracts.prompt_fields import PromptFields
 from contracts.requests import MAX_COUNT, Target, describe
 from contracts.tokenizers import Tokenizer, read_tokenizer
 
@@ -70,6 +71,7 @@ class Manifest(_Frozen):
     config: dict[str, Any]  # the family's own; models/ reads it
     limits: Limits
     tokenizer: Literal["characters", "bpe"] | None = None
+    prompt_fields: PromptFields | None = None
     variants: tuple[Variant, ...]
     files: dict[str, FileEntry]
     example: Example

@@ -86,7 +86,10 @@ class CompletionBody(_Body, TextParameters):
     """
 
     model: str | None = None
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)] | None = None
+    fields: (
+        Annotated[dict[str, str], Field(description="Parts of the text, for models that have named ones.")] | None
+    ) = None
     max_tokens: Count | None = None
     max_new_tokens: Count | None = None
     max_length: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
@@ -112,6 +115,8 @@ class CompletionBody(_Body, TextParameters):
 
     @model_validator(mode="after")
     def _lengths_are_given_once(self) -> CompletionBody:
+        if self.prompt is not None and self.fields is not None:
+            raise ValueError("give a prompt or fields, not both")
         if sum(value is not None for value in (self.max_tokens, self.max_new_tokens, self.max_length)) > 1:
             raise ValueError("give only one of max_tokens, max_new_tokens and max_length")
         if self.min_tokens is not None and self.min_length is not None:
@@ -197,6 +202,7 @@ class TextRequest(TextParameters):
     stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(strict=False)] = ()
     stream: bool = False
+    with_fields: bool = False  # the result carries the text's named parts
 
     def ending_tokens(self, end_token: int | None) -> frozenset[int]:
         """Tokens that end a text, for a model with this end token; they are no part of the text."""

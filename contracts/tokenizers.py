@@ -31,6 +31,9 @@ class Tokenizer(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes (perhaps a part of a character) that a token stands for; none for the end token."""
 
+    def marked_bytes(self, token: int) -> bytes:
+        """The same, but special tokens stand for their names: the markers of prompt fields."""
+
     def token_text(self, token: int) -> str:
         """A token as people read it: `bytes:\\xe3` where it is a part of a character, its name if it is special."""
 
@@ -66,6 +69,9 @@ class CharacterTokenizer:
         return [self._index[character] for character in text if character in self._index]
 
     def token_bytes(self, token: int) -> bytes:
+        return self._bytes[token]
+
+    def marked_bytes(self, token: int) -> bytes:
         return self._bytes[token]
 
     def token_text(self, token: int) -> str:
@@ -104,6 +110,9 @@ class BpeTokenizer:
     def token_bytes(self, token: int) -> bytes:
         # A model may have more rows than its tokenizer has tokens (padded vocabularies); those stand for nothing.
         return self._bytes[token] if token < len(self._bytes) else b""
+
+    def marked_bytes(self, token: int) -> bytes:
+        return self.token_bytes(token) or (self._tokenizer.id_to_token(token) or "").encode()
 
     def token_text(self, token: int) -> str:
         content = self.token_bytes(token)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle, Example, Limits, Variant
 from contracts.errors import StoreError
+from contracts.prompt_fields import PromptFields
 from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer, Tokenizer
 from models.dcgan import DcganConfig, generator
@@ -32,6 +33,7 @@ class Draft:
     tokenizer: Tokenizer | None
     example_prompt: str | None
     provenance: dict[str, Any]
+    prompt_fields: PromptFields | None = None
 
     def publish(self, store: Store, name: str) -> Bundle:
         """Write the next version of model `name`. Raises StoreError with all faults of this draft."""
@@ -51,6 +53,7 @@ class Draft:
             "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
             "example": Example(prompt=self.example_prompt),
             "provenance": self.provenance,
+            "prompt_fields": self.prompt_fields,
         }
 
     def _weight_faults(self) -> list[str]:
@@ -75,6 +78,10 @@ class Draft:
         # GPT-2s exist with padded vocabularies; a character model has one output per character.
         if tokens > rows or (isinstance(self.tokenizer, CharacterTokenizer) and tokens < rows):
             faults.append(f"the tokenizer has {tokens} tokens, but the model {rows}")
+        if self.prompt_fields:
+            for marker in self.prompt_fields.markers:
+                if len(self.tokenizer.encode(marker)) != 1:
+                    faults.append(f"the marker {marker} is no token of its own")
         if not self.example_prompt or not self.tokenizer.encode(self.example_prompt):
             faults.append(f"the example prompt {self.example_prompt!r} has no token that the model knows")
         return faults

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from contracts.bundle import Bundle
 from contracts.errors import StoreError
+from contracts.prompt_fields import PromptFields
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer
 from export.draft import Draft
@@ -64,7 +65,7 @@ class _Index(BaseModel):
     weight_map: dict[str, str]  # tensor -> file
 
 
-def import_gpt2(folder: Path, store: Store, name: str) -> Bundle:
+def import_gpt2(folder: Path, store: Store, name: str, prompt_fields: PromptFields | None = None) -> Bundle:
     """The next version of model `name`, from config.json, weights and tokenizer in `folder`.
 
     Weights are model.safetensors, whole or in shards, or else pytorch_model.bin; the tokenizer is tokenizer.json or
@@ -78,6 +79,7 @@ def import_gpt2(folder: Path, store: Store, name: str) -> Bundle:
         tokenizer=_read_tokenizer(source),
         example_prompt=EXAMPLE_PROMPT,
         provenance={"source": "huggingface", "sha256": source.digests},
+        prompt_fields=prompt_fields,
     )
     return draft.publish(store, name)
 

@@ -63,7 +63,7 @@ class Admission:
     def text(self, body: CompletionBody) -> TextRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(body.model, "text")
-        prompt_tokens = model.encode(body.prompt) if isinstance(body.prompt, str) else body.prompt
+        prompt_tokens = _prompt_tokens(model, body)
         logit_bias = {int(token): bias for token, bias in body.logit_bias.items()}
         _check_tokens(model, "prompt", prompt_tokens)
         _check_tokens(model, "logit_bias", logit_bias)
@@ -79,6 +79,7 @@ class Admission:
             stop=body.stops(),
             stop_token_ids=tuple(body.stop_token_ids),
             stream=body.stream,
+            with_fields=body.fields is not None,
             **body.model_dump(include=set(TextParameters.model_fields)),
         )
 
@@ -120,6 +121,18 @@ def _model_of(body: JobBody) -> str | None:
             param="input.model",
         )
     return inner
+
+
+def _prompt_tokens(model: CatalogueEntry, body: CompletionBody) -> list[int]:
+    if isinstance(body.prompt, list):
+        return body.prompt
+    if body.prompt is not None:
+        return model.encode(body.prompt)
+    if body.fields is None:
+        raise InvalidRequest("'prompt' is missing", param="prompt")
+    if model.manifest.prompt_fields is None:
+        raise InvalidRequest(f"{model.target.model} has no fields; give it a 'prompt'", param="fields")
+    return model.encode(model.manifest.prompt_fields.compose(body.fields))
 
 
 def _check_tokens(model: CatalogueEntry, field: str, tokens: Iterable[int]) -> None:

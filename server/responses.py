@@ -107,7 +107,9 @@ def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
 
 
 def _choice(index: int, choice: Choice) -> Json:
-    return {"index": index, **choice.model_dump(mode="json", include={"text", "finish_reason", "logprobs"})}
+    return {"index": index, **choice.model_dump(mode="json", include={"text", "finish_reason", "logprobs"})} | (
+        {} if choice.fields is None else {"fields": choice.fields}
+    )
 
 
 def _usage(result: TextResult) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from contracts.prompt_fields import PromptFields
 from contracts.requests import TextRequest
 from contracts.results import Choice, FinishReason, Logprobs
 from contracts.tokenizers import Detokenizer, Tokenizer
@@ -14,8 +15,9 @@ from workers.engines import Score
 class ChoiceText:
     """Put together from the events of the engine, by whoever runs it."""
 
-    def __init__(self, request: TextRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: TextRequest, tokenizer: Tokenizer, prompt_fields: PromptFields | None) -> None:
         self._request = request
+        self._prompt_fields = prompt_fields
         self._tokenizer = tokenizer
         self._assembler = TextAssembler(tokenizer, request.stop, request.ending_tokens(tokenizer.end_token))
         self._scores: list[Score] = []
@@ -57,8 +59,17 @@ class ChoiceText:
             text=self.text,
             finish_reason=self.finish_reason or "length",
             tokens=self._assembler.tokens,
+            fields=self._fields() if self._request.with_fields else None,
             logprobs=self._logprobs(prompt_scores) if self._request.logprobs is not None else None,
         )
+
+    def _fields(self) -> dict[str, str] | None:
+        """The parts of prompt and output together."""
+        if self._prompt_fields is None:
+            return None
+        tokens = [*self._request.prompt_tokens, *self._assembler.token_ids]
+        text = b"".join(map(self._tokenizer.marked_bytes, tokens)).decode(errors="replace")
+        return self._prompt_fields.parse(text)
 
     def _logprobs(self, prompt_scores: list[Score]) -> Logprobs:
         prompt = list(self._request.prompt_tokens) if self._request.echo else []

@@ -12,7 +12,6 @@ from contracts.errors import InvalidRequest, KamishibaiError
 from contracts.jobs import request_of
 from contracts.requests import ImageRequest, TextRequest
 from contracts.results import FinishReason, ImageResult, TextResult
-from contracts.tokenizers import Tokenizer
 from workers.choice import ChoiceText
 from workers.engines import Score
 from workers.leases import Ending, Lease
@@ -67,12 +66,13 @@ class Flight(ABC):
 class TextFlight(Flight):
     request: TextRequest
 
-    def __init__(self, lease: Lease, request: TextRequest, fingerprint: str, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, lease: Lease, request: TextRequest, fingerprint: str, bundle: Bundle) -> None:
+        self._tokenizer = bundle.tokenizer()
+        self._prompt_fields = bundle.manifest.prompt_fields
         super().__init__(lease, request, fingerprint)
 
     def restart(self) -> None:
-        self._choices = [ChoiceText(self.request, self._tokenizer) for _ in range(self.request.n)]
+        self._choices = [ChoiceText(self.request, self._tokenizer, self._prompt_fields) for _ in range(self.request.n)]
         self._prompt_scores: list[Score] = []
 
     def take(self, delta: dict[str, Any]) -> bool:
@@ -154,5 +154,5 @@ def take_off(lease: Lease, bundle: Bundle, fingerprint: str) -> Flight:
     if request.target.queue_name != lease.queue or request.task != bundle.manifest.task:
         raise InvalidRequest(f"The job asks for {request.target.queue_name} but lay on the queue {lease.queue}.")
     if isinstance(request, TextRequest):
-        return TextFlight(lease, request, fingerprint, bundle.tokenizer())
+        return TextFlight(lease, request, fingerprint, bundle)
     return ImageFlight(lease, request, fingerprint, bundle.manifest.limits.picture_pixels or (0, 0))

@@ -28,7 +28,9 @@ class LocalModel:
 
     def text(self, request: TextRequest, on_text: Callable[[str], None] = lambda _: None) -> TextResult:
         """Run a text request; `on_text` gets the first choice's text as it comes."""
-        choices = [ChoiceText(request, self.bundle.tokenizer()) for _ in range(request.n)]
+        choices = [
+            ChoiceText(request, self.bundle.tokenizer(), self.bundle.manifest.prompt_fields) for _ in range(request.n)
+        ]
         prompt_scores: list[Score] = []
         shown = 0
         for event in self._events(request):

@@ -32,7 +32,7 @@ IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
 @pytest.mark.parametrize(
     ("body", "field", "taken", "refused"),
     [
-        (CompletionBody, "prompt", ["a", "\n", "日本", [0, 5]], ["", 5, ["a"], [], [-1], None]),
+        (CompletionBody, "prompt", ["a", "\n", "日本", [0, 5]], ["", 5, ["a"], [], [-1]]),
         (CompletionBody, "max_tokens", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 1.0, "1", True]),
         (CompletionBody, "temperature", [0, 0.0, 1, 100.0], [-0.1, 100.1, float("nan"), float("inf"), "1"]),
         (CompletionBody, "top_k", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 0.5]),
@@ -89,11 +89,12 @@ def test_describe_says_what_is_wrong_and_what_to_do():
     with pytest.raises(ValidationError) as caught:
         CompletionBody.model_validate({"max_tokens": -1, "stop": [""], "x": 1})
     assert describe(caught.value).split("; ") == [
-        "'prompt' is missing",
         "'max_tokens' is -1: input should be greater than or equal to 0",
         "'stop' is ['']: give at most 4 stop strings of 1 to 256 characters",
+        "'x' is not a field of this request",
+        "remove it",
     ]
-    assert describe(caught.value, limit=4).endswith("'x' is not a field of this request; remove it")
+    assert "'x'" not in describe(caught.value, limit=2)
 
 
 def test_describe_shortens_values_and_survives_deep_ones():

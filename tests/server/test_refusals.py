@@ -227,3 +227,15 @@ def test_no_json_makes_the_server_fail(client, working, body):
 def working(worker):
     with worker.working():
         yield
+
+
+def test_a_prompt_and_fields_contradict_each_other(client):
+    answer = client.post("/v1/completions", json={"model": "tiny-text", "prompt": "abc", "fields": {"genre": "a"}})
+    assert answer.status_code == 400
+    assert "not both" in answer.json["error"]["message"]
+
+
+def test_fields_for_a_model_without_any_are_refused(client):
+    answer = client.post("/v1/completions", json={"model": "tiny-text", "fields": {"genre": "a"}})
+    assert answer.status_code == 400
+    assert "give it a 'prompt'" in answer.json["error"]["message"]
