@@ -75,9 +75,9 @@ def main() -> None:
     # their core (a training loop beside one busy process took 6.5 times as long).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        cli(prog_name="kamishibai", standalone_mode=False)
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
+        # Without its standalone mode click returns the status of an Exit; the commands themselves return None.
+        if status := cli(prog_name="kamishibai", standalone_mode=False):
+            sys.exit(status)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from redis.exceptions import RedisError
 
 from cli.devices import devices
 from cli.generate import load
 from contracts.connection import connect
-from contracts.errors import InvalidRequest
+from contracts.errors import InvalidRequest, StoreError
 from contracts.jobs import JobQueue
 from contracts.requests import TextRequest
 from contracts.results import ImageResult, TextResult
@@ -23,7 +24,11 @@ def replay_job(job_id: str, store: Path, redis_url: str | None, device: str) -> 
     """Say identical, or where it differs and why (click.exceptions.Exit(1)). Raises NotFound, StoreError."""
     settings = from_environment(store=store, redis_url=redis_url or running_url(store))
     jobs = JobQueue(connect(settings.redis_url))
-    record = jobs.read(job_id)
+    try:
+        record = jobs.read(job_id)
+    except RedisError as error:
+        message = f"Redis cannot be reached ({error}); start `kamishibai up` or give another one with --redis-url"
+        raise StoreError(message) from None
     if record.result is None:
         raise InvalidRequest(f"Job {job_id} is {record.status}; only a succeeded job has a result to compare with.")
     target = record.request.target
@@ -57,11 +62,13 @@ def _first_picture(stored: list[str], again: list[str]) -> str | None:
 
 
 def _first_token(request: object, tokenizer: Tokenizer, stored: TextResult, again: TextResult) -> str | None:
-    """Where two results part, counted in tokens of the text that both share."""
+    """Where two results part; in texts counted in tokens of what both share."""
     prompt = request.prompt_tokens if isinstance(request, TextRequest) and request.echo else ()
     for index, (one, other) in enumerate(zip(stored.choices, again.choices, strict=True)):
         if (one.text, one.finish_reason) != (other.text, other.finish_reason):
             pairs = enumerate(zip(one.text, other.text, strict=False))
-            shared = one.text[: next((place for place, (a, b) in pairs if a != b), None)]
-            return f"token {len(tokenizer.encode(shared)) - len(prompt)} of choice {index}"
+            length = next((place for place, (a, b) in pairs if a != b), min(len(one.text), len(other.text)))
+            return f"token {len(tokenizer.encode(one.text[:length])) - len(prompt)} of choice {index}"
+        if one != other:
+            return f"the log-probabilities of choice {index}"
     return None

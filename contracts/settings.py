@@ -47,11 +47,12 @@ class Settings:
 def parse_bytes(text: str) -> int:
     """`2GiB`, `500 MB`, `1.5G` or plain bytes. Raises ValueError that shows the forms."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B?)\s*", text, re.IGNORECASE)
-    if not match:
-        raise ValueError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 1073741824")
-    number, unit, binary = match.groups()
+    number, unit, binary = match.groups() if match else ("inf", None, None)
     power = "KMGT".index(unit.upper()) + 1 if unit else 0
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    size = float(number) * (1024 if binary else 1000) ** power
+    if not math.isfinite(size):
+        raise ValueError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 1073741824")
+    return int(size)
 
 
 def variable(field: str) -> str:

@@ -51,6 +51,7 @@ class WorkerParent:
         self._registration = RqRegistration(connect(redis_url), name, list(self._bundles), self._ask_to_stop)
         self._doorbell = Doorbell(connect(redis_url), self._wake)
         self._served: dict[str, dict[str, Any]] = {}  # by queue, what the child said of it; empty until it is ready
+        self._refused: set[str] = set()  # queues of models that the child could not load
         self._counters = {queue: EngineCounters() for queue in self._bundles}
         self._device = "starting"
         self._child_restarts = 0
@@ -169,6 +170,7 @@ class WorkerParent:
     def _handle(self, message: dict[str, Any]) -> None:
         if message["op"] == "ready":
             self._served, self._device = message["models"], message["device"]
+            self._refused -= self._served.keys()  # a new child may have loaded what the last one could not
             self._warn_of_variance()
             log.info("ready: %s on %s", ", ".join(self._served) or "no model", self._device)
             for flight in self._flights.values():
@@ -177,6 +179,7 @@ class WorkerParent:
             self._claim_soon()
         elif message["op"] == "refused":
             log.error("%s is not served: %s", message["model"], message["message"])
+            self._refused.add(message["model"])
         else:
             self._count(message)
             for event in message["events"]:
@@ -317,6 +320,7 @@ class WorkerParent:
                 counters=self._counters[queue],
             )
             for queue, bundle in self._bundles.items()
+            if queue not in self._refused
         )
         ready = self._child.dependable and self._draining_since is None
         announce(

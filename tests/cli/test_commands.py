@@ -15,6 +15,8 @@ from PIL import Image
 from cli.devices import devices
 from cli.worker import served_bundles
 from contracts.errors import StoreError
+from contracts.requests import TextRequest
+from workers.local import LocalModel
 
 # models
 
@@ -91,6 +93,34 @@ def test_the_options_reach_the_model(kamishibai, store):
     assert stopped == generate("--seed", 1).split(stop)[0]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "temperature"),
+    [
+        ("min_p", 0.2, 1.0),
+        ("repetition_penalty", 1.5, 0.0),
+        ("presence_penalty", 2.0, 0.0),
+        ("frequency_penalty", -2.0, 1.0),
+        ("no_repeat_ngram_size", 2, 0.0),
+        ("min_tokens", 40, 1.0),
+    ],
+)
+def test_every_sampling_option_writes_what_its_field_of_a_request_writes(kamishibai, store, option, value, temperature):
+    bundle = store.open("gpt2")
+    model = LocalModel(bundle)
+    tokens = tuple(bundle.tokenizer().encode("the"))
+
+    def expected(seed, **fields):
+        drawn = {"temperature": temperature, "max_tokens": 60, "seed": seed, "prompt_tokens": tokens} | fields
+        return model.text(TextRequest(target=bundle.target(), **drawn)).choices[0].text
+
+    seed = next(seed for seed in range(200) if expected(seed) != expected(seed, **{option: value}))
+    words = ("--prompt", "the", "--max-tokens", 60, "--temperature", temperature, "--seed", seed)
+    choice = (f"--{option.replace('_', '-')}", value)
+    ended = kamishibai("generate", "gpt2", *words, *choice, "--store", store.root)
+    assert ended.status == 0
+    assert ended.out == "the" + expected(seed, **{option: value}) + "\n"
+
+
 @pytest.mark.parametrize(("count", "size"), [(1, (16, 16)), (2, (32, 16)), (4, (32, 32)), (5, (48, 32))])
 def test_pictures_are_tiled_into_one_png(kamishibai, store, tmp_path, count, size):
     out = tmp_path / "pictures.png"
@@ -136,11 +166,20 @@ TEXT = ("generate", "lstm", "--prompt", "the")
         ((*TEXT, "--temperature", "nan"), "'temperature' is nan: input should be a finite number"),
         ((*TEXT, "--temperature", "101"), "'temperature' is 101.0: input should be less than or equal to 100"),
         ((*TEXT, "--top-k", str(2**31)), "'top_k'"),
+        ((*TEXT, "--min-p", "2"), "'min_p' is 2.0: input should be less than or equal to 1"),
+        ((*TEXT, "--min-p", "nan"), "'min_p' is nan: input should be a finite number"),
+        ((*TEXT, "--repetition-penalty", "0"), "'repetition_penalty' is 0.0: input should be greater than 0"),
+        ((*TEXT, "--repetition-penalty", "inf"), "'repetition_penalty' is inf: input should be a finite number"),
+        ((*TEXT, "--presence-penalty", "2.5"), "'presence_penalty' is 2.5: input should be less than or equal to 2"),
+        ((*TEXT, "--frequency-penalty", "-3"), "'frequency_penalty' is -3.0: input should be greater than or equal to"),
+        ((*TEXT, "--no-repeat-ngram-size", "65"), "'no_repeat_ngram_size' is 65: input should be less than"),
+        ((*TEXT, "--min-tokens", "-1"), "'min_tokens' is -1: input should be greater than or equal to 0"),
         ((*TEXT, "--stop", ""), "'stop.0' is ''"),
         ((*TEXT, "--device", "cuda:99"), "cannot be run on cuda:99"),
         (("generate", "faces", "--seed", str(2**63)), "'seed'"),
         (("generate", "faces", "--out", "/nowhere/x.png"), "/nowhere/x.png"),
         (("worker", "--models", "nope"), "has no model nope; it has faces, gpt2, lstm"),
+        (("worker", "--kv-memory", "0"), "kv_bytes (KAMISHIBAI_KV_BYTES) is 0; it must be greater than 0"),
         (("worker", "--models", "lstm,"), "cannot name a model"),
         (("worker", "--redis-url", "http://x"), "redis://, rediss://, unix://"),
         (("up", "--port", "70000"), "port (KAMISHIBAI_PORT) is 70000; it must lie between 1 and 65535"),
@@ -170,6 +209,13 @@ def test_what_the_user_can_mend_is_one_line(kamishibai, store, tmp_path, argumen
         ((*TEXT, "--temperature", "-1"), "'--temperature'"),
         ((*TEXT, "--top-p", "0"), "'--top-p'"),
         ((*TEXT, "--seed", "-1"), "'--seed'"),
+        ((*TEXT, "--min-p", "little"), "'little' is not a valid float"),
+        ((*TEXT, "--no-repeat-ngram-size", "1.5"), "'1.5' is not a valid integer"),
+        (("worker", "--kv-memory", "lots"), "'--kv-memory': 'lots' is not an amount of memory; write it like 2GiB"),
+        (("up", "--kv-memory", "-1GiB"), "'-1GiB' is not an amount of memory; write it like 2GiB, 500MB or 1073741824"),
+        (("up", "--kv-memory", "2 GiBs"), "'2 GiBs' is not an amount of memory; write it like 2GiB"),
+        (("worker", "--kv-memory", ""), "'' is not an amount of memory; write it like 2GiB"),
+        (("worker", "--kv-memory", "9" * 400), "is not an amount of memory; write it like 2GiB"),
         ((*TEXT, "--device", "gpu"), "give auto, cpu, cuda or cuda:1"),
         (("worker", "--device", "cuda:"), "'--device'"),
         (("generate", "faces", "--n", "0"), "'--n'"),
@@ -219,6 +265,7 @@ def test_a_worker_waits_for_a_redis_that_is_not_there_yet(store, tmp_path):
     command = [sys.executable, "-P", "-m", "cli.main", "worker", "--device", "cpu", "--store", str(store.root)]
     command += ["--redis-url", f"unix://secret:word@{tmp_path}/none.sock"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
         lines = [worker.stderr.readline() for _ in range(2)]
         assert worker.poll() is None
         asked_at = time.monotonic()
@@ -234,12 +281,12 @@ def test_a_worker_waits_for_a_redis_that_is_not_there_yet(store, tmp_path):
 
 
 def test_a_worker_serves_the_newest_versions_of_the_models_asked_for(store, tmp_path):
-    assert list(served_bundles(store, None)) == [store.open(name).target().queue_name for name in store.names()]
-    assert list(served_bundles(store, " lstm, faces")) == [
-        store.open(name).target().queue_name for name in ("lstm", "faces")
-    ]
+    assert list(served_bundles(store, None, None)) == [store.open(name).target() for name in store.names()]
+    assert list(served_bundles(store, " lstm, faces", None)) == [store.open(name).target() for name in ("lstm", "faces")]
     with pytest.raises(StoreError, match="kamishibai demo"):
-        served_bundles(type(store)(tmp_path), None)
+        served_bundles(type(store)(tmp_path), None, None)
+    with pytest.raises(StoreError, match="no model has the variant 'onnx:int4'; there is pytorch:fp32"):
+        served_bundles(store, None, "onnx:int4")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def clock(connection):
     return connection.register_script(CLOCK.replace(TIME, "{ARGV[1], ARGV[2]}") + REPORT)
 
 
-def at(*moment: int) -> int:
-    return int(datetime(*moment, tzinfo=UTC).timestamp())
+def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> int:
+    return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp())
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

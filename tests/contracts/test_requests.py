@@ -186,11 +186,11 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
     try:
         request = parse_request(payload)
     except InvalidRequest as error:
-        outcome = error.message.splitlines()
+        refusal = error.message
     else:
-        outcome = [request]
         assert isinstance(request, TextRequest | ImageRequest)
-    assert len(outcome) == 1
+        return
+    assert len(refusal.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_foreign_payload_is_refused_by_field(payload, named):
 def test_a_request_cannot_be_changed():
     request = parse_request(TEXT)
     with pytest.raises(ValidationError):
-        request.seed = 2
+        setattr(request, "seed", 2)  # noqa: B010 - a type checker would refuse the plain assignment, as it should
 
 
 def test_queue_names_tell_targets_apart_and_are_safe_in_keys():

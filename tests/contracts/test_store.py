@@ -116,6 +116,7 @@ def start_writer(store: Store, weights: str, count: int = 1) -> subprocess.Popen
 
 def test_a_killed_writer_leaves_nothing_that_can_be_seen(empty):
     with start_writer(empty, "w") as writer:
+        assert writer.stdout is not None
         assert writer.stdout.readline() == "half\n"
         assert visible(empty) == []
         writer.send_signal(signal.SIGKILL)
@@ -129,11 +130,15 @@ def test_writers_of_the_same_model_get_different_versions(empty):
     with start_writer(empty, "first", count) as first, start_writer(empty, "second", count) as second:
         writers = {"first": first, "second": second}
         for writer in writers.values():
+            assert writer.stdout is not None
             assert writer.stdout.readline() == "half\n"
         for writer in writers.values():
+            assert writer.stdin is not None
             writer.stdin.write("\n" * count)
             writer.stdin.flush()
-        versions = {name: [int(line) for line in writer.stdout if line != "half\n"] for name, writer in writers.items()}
+        versions = {
+            name: [int(line) for line in writer.stdout or () if line != "half\n"] for name, writer in writers.items()
+        }
     assert sorted(versions["first"] + versions["second"]) == list(range(1, 2 * count + 1))
     for name, numbers in versions.items():
         for number in numbers:

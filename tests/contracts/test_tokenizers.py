@@ -30,6 +30,12 @@ BPE = BpeTokenizer(LIBRARY)
 CHARACTERS = CharacterTokenizer("ab \nä日🎭")
 
 
+def token_of(word: str) -> int:
+    token = LIBRARY.token_to_id(word)
+    assert token is not None
+    return token
+
+
 def pieces_of(tokenizer, tokens):
     detokenizer = Detokenizer(tokenizer)
     pieces = [detokenizer.feed(token) for token in tokens]
@@ -71,11 +77,11 @@ def test_a_character_is_shown_when_its_last_byte_comes_and_never_in_part():
 
 
 def test_special_tokens_are_read_but_stand_for_no_text():
-    end, title = (LIBRARY.token_to_id(word) for word in SPECIAL)
+    end, title = (token_of(word) for word in SPECIAL)
     assert BPE.end_token == end
     assert BPE.encode("a<|title|>b") == [*BPE.encode("a"), title, *BPE.encode("b")]
     assert [BPE.token_bytes(token) for token in (end, title)] == [b"", b""]
-    assert BPE.token_bytes(LIBRARY.token_to_id("Kamishibai 紙芝居")) == "Kamishibai 紙芝居".encode()
+    assert BPE.token_bytes(token_of("Kamishibai 紙芝居")) == "Kamishibai 紙芝居".encode()
 
 
 def test_rows_of_a_padded_vocabulary_stand_for_nothing():

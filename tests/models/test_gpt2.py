@@ -1,19 +1,25 @@
 """Our GPT-2 computes what transformers' does, through the importer and the served backend."""
 
 import json
+import random
+from dataclasses import dataclass
 
 import pytest
 import torch
 import transformers
 
+from contracts.requests import Target, TextRequest
 from contracts.store import Store
 from export.huggingface import import_gpt2
 from models.gpt2 import Gpt2, Gpt2Config
 from models.runtimes.pytorch import Gpt2Backend, load_text
 from training.gpt2 import train_tokenizer
+from workers.engines import Delta
+from workers.engines.text import TextEngine
+from workers.scheduler import Scheduler
 
 CPU = torch.device("cpu")
-CONTEXT = 160
+CONTEXT = 224
 NEW_TOKENS = 24
 
 
@@ -89,6 +95,83 @@ def test_logits_equal_transformers(with_small_tokenizer, read_prompts):
         torch.testing.assert_close(logits[slot], expected, atol=1e-4, rtol=0)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of transformers' greedy text."""
+
+    token: int
+    best_two: list[int]
+    gap: float  # between the logits of these two
+
+
+def _steps_of_transformers(theirs, prompts):
+    """The greedy continuations of prompts of one length."""
+    with torch.inference_mode():
+        made = theirs.generate(
+            torch.tensor(prompts),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    values, tokens = torch.stack(made.logits, dim=1).topk(2)  # each (prompts, steps, 2)
+    gaps = (values[..., 0] - values[..., 1]).tolist()
+    chosen = made.sequences[:, len(prompts[0]) :].tolist()
+    return [
+        [Step(*fields) for fields in zip(*of_one, strict=True)]
+        for of_one in zip(chosen, tokens.tolist(), gaps, strict=True)
+    ]
+
+
+def _through_the_engine(engine, prompts):
+    """Greedy texts of all prompts, by the prompt, and the batch size of every call."""
+    scheduler = Scheduler({"gpt2": engine})
+    target = Target(model="gpt2", version=1, variant="pytorch:fp32")
+    by_id = {str(number): prompt for number, prompt in enumerate(prompts)}
+    for job_id, prompt in by_id.items():
+        request = TextRequest(target=target, seed=0, prompt_tokens=prompt, max_tokens=NEW_TOKENS, temperature=0.0)
+        scheduler.submit("gpt2", job_id, request)
+    texts: dict[tuple[int, ...], list[int]] = {prompt: [] for prompt in prompts}
+    batch_sizes = []
+    while scheduler.busy:
+        scheduler.admit(lambda job_id, error: pytest.fail(f"{job_id}: {error}"))
+        call = engine.collect(engine.launch())
+        batch_sizes.append(call.batch_size)
+        for event in call.events:
+            if isinstance(event, Delta):
+                texts[by_id[event.job_id]] += event.tokens
+    return texts, batch_sizes
+
+
+def test_200_prompts_of_mixed_lengths_in_shared_batches_get_the_tokens_of_transformers(with_small_tokenizer):
+    theirs, backend = with_small_tokenizer(0.2)
+    rng = random.Random(6)
+    vocabulary = range(theirs.config.vocab_size)
+    lengths = [1, 2, 31, 32, 33, 34, 63, 64, 65, 66, 128, 129, 199, 200]
+    lengths += rng.sample([length for length in range(1, 201) if length not in lengths], 50 - len(lengths))
+    expected: dict[tuple[int, ...], list[Step]] = {}
+    for length in lengths:
+        # Oracle batches are of one length: padding would be another computation.
+        group = [(first, *rng.choices(vocabulary, k=length - 1)) for first in rng.sample(vocabulary, 4)]
+        expected |= zip(group, _steps_of_transformers(theirs, group), strict=True)
+    prompts = list(expected)
+    assert len(prompts) == 200
+    rng.shuffle(prompts)  # so that neighbours differ in length
+    texts, batch_sizes = _through_the_engine(TextEngine(backend, None, CONTEXT), prompts)
+    assert max(batch_sizes) > 48, "batches were shared"
+    ties = 0
+    for prompt, steps in expected.items():
+        assert len(texts[prompt]) == NEW_TOKENS
+        for place, (token, step) in enumerate(zip(texts[prompt], steps, strict=True)):
+            if step.gap < 1e-5:  # either may be the larger one, and what follows depends on it
+                assert token in step.best_two
+                ties += 1
+                break
+            assert token == step.token, f"token {place} after a prompt of {len(prompt)}"
+    assert ties < 0.05 * len(prompts)
+    assert len({tuple(text) for text in texts.values()}) > 150, "the texts are not all the same"
+
+
 @pytest.mark.data
 def test_text_equals_transformers_with_the_real_tokenizer(oracle, data_folder, greedy):
     def copy_tokenizer(folder):
@@ -97,7 +180,7 @@ def test_text_equals_transformers_with_the_real_tokenizer(oracle, data_folder, g
 
     size = len(json.loads((data_folder / "gpt2_tokenizer" / "vocab.json").read_bytes()))
     theirs, backend = oracle(0.2, copy_tokenizer, size)
-    tokenizer = transformers.GPT2TokenizerFast.from_pretrained(data_folder / "gpt2_tokenizer")
+    tokenizer = transformers.GPT2Tokenizer.from_pretrained(data_folder / "gpt2_tokenizer")
     prompts = {0: tokenizer.encode("In the year"), 2: tokenizer.encode("During the war, a shinigami")}
     expected = {slot: _generate(theirs, prompt) for slot, prompt in prompts.items()}
     assert greedy(backend, prompts, NEW_TOKENS) == expected

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ CPU = torch.device("cpu")
 VOCABULARY = 300
 ENDING = (1, 2)
 
-CHOICES = {
+CHOICES: dict[str, list[Any]] = {
     "temperature": [0.5, 1.0, 1.7],
     "top_k": [0, 3, 50],
     "top_p": [1.0, 0.9, 0.4],
@@ -56,8 +58,8 @@ def _by_transformers(logits, state):
     counts = np.bincount(np.asarray(state.output, dtype=int), minlength=len(logits))
     openai = torch.from_numpy(counts * row.frequency_penalty + (counts > 0) * row.presence_penalty).float()
     shortest = len(state.prompt) + row.min_tokens
-    steps = [
-        (row.logit_bias, lambda: oracle.SequenceBiasLogitsProcessor({(t,): value for t, value in row.logit_bias})),
+    steps: list[tuple[object, Callable[[], Callable[[Any, Any], Any]]]] = [
+        (row.logit_bias, lambda: oracle.SequenceBiasLogitsProcessor([[[t], value] for t, value in row.logit_bias])),
         (row.repetition_penalty != 1, lambda: oracle.RepetitionPenaltyLogitsProcessor(row.repetition_penalty)),
         (True, lambda: lambda _, scores: scores - openai),
         (row.no_repeat_ngram_size, lambda: oracle.NoRepeatNGramLogitsProcessor(row.no_repeat_ngram_size)),

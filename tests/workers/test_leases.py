@@ -21,7 +21,7 @@ from contracts.connection import connect
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import ImageRequest, Target
 from contracts.results import Choice, ImageResult, TextResult
-from workers.leases import LEASE_SECONDS, Ending, Leases
+from workers.leases import LEASE_SECONDS, Ending, Lease, Leases
 from workers.scripts import MOST_JOBS
 
 LIFETIMES = {"result_seconds": 120, "timeout_seconds": 60}
@@ -167,7 +167,7 @@ def test_a_thousand_jobs_are_claimed_exactly_once_by_three_claimers(redis_url, c
 @pytest.mark.parametrize("count", [3, 2 * MOST_JOBS + 5])
 def test_released_jobs_are_first_again_in_their_order_and_have_lost_nothing(connection, jobs, leases, enqueue, count):
     enqueued = enqueue(count)
-    claimed = []
+    claimed: list[Lease] = []
     while some := leases.claim({A: count - len(claimed)}):
         claimed += some
     later = enqueue(2)

@@ -15,6 +15,7 @@ from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 
 from contracts import keys
+from contracts.announcements import read_announcements
 from contracts.requests import ImageRequest, Target, TextRequest
 from workers.local import LocalModel
 
@@ -252,6 +253,23 @@ def test_rq_info_tells_the_truth(start_worker, jobs, request_of, redis_url):
     while " busy " not in info():
         assert time.monotonic() < deadline
     jobs.cancel(job_id)
+
+
+def test_a_model_whose_cache_does_not_fit_is_refused_by_the_bytes_it_needs_and_the_others_are_served(
+    start_worker, jobs, request_of, wait_ended, local, connection, capfd
+):
+    start_worker("small", "--kv-memory", "500KB")
+    (announced,) = read_announcements(connection)
+    assert [model.target.model for model in announced.models] == ["faces", "lstm"]
+    ids = {number: jobs.enqueue(request_of(number), **LIFETIMES) for number in range(6)}
+    for number, job_id in ids.items():
+        if request_of(number).target.model != "gpt2":
+            assert_right(wait_ended(job_id), jobs, local)
+    assert {jobs.read(ids[number]).status for number in (1, 4)} == {"queued"}, "they wait for a worker with more memory"
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "is not served" in line]
+    assert "gpt2@1" in line
+    assert "500,000 bytes has no room for 4 texts of 131,072 bytes each" in line
+    assert "give at least 524,288 with --kv-memory" in line
 
 
 def test_an_unknown_target_waits_on_its_queue(start_worker, jobs, request_of):

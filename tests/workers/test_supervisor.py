@@ -192,6 +192,7 @@ def test_a_part_gets_its_own_variables_on_top_of_ours(monkeypatch, tmp_path):
     code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['OURS'] + os.environ['ITS'])"
     part = Part("part", [sys.executable, "-S", "-c", code, str(tmp_path / "said")], {"ITS": "2"})
     part.start()
+    assert part.process is not None
     assert part.process.wait(10) == 0
     assert part.has_died()
     assert (tmp_path / "said").read_text() == "12"

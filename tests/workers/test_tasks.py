@@ -62,7 +62,13 @@ def test_a_foreign_payload_is_refused(payload):
 
 
 def test_a_payload_with_other_fields_or_of_another_schema_is_refused(text):
-    for change in ({"colour": 1}, {"schema_version": 1}, {"task": "image"}, {"prompt_tokens": []}):
+    changes: tuple[dict[str, object], ...] = (
+        {"colour": 1},
+        {"schema_version": 1},
+        {"task": "image"},
+        {"prompt_tokens": []},
+    )
+    for change in changes:
         with pytest.raises(InvalidRequest):
             perform(text.model_dump(mode="json") | change)
 
@@ -85,7 +91,7 @@ def test_the_coldest_temperatures_take_the_likeliest_token(store, model, tempera
 
 
 def lease_of(request) -> Lease:
-    call = [JOB_FUNCTION, None, [request.model_dump(mode="json")], {}]
+    call: list[object] = [JOB_FUNCTION, None, [request.model_dump(mode="json")], {}]
     return Lease("job", "execution", request.target.queue_name, zlib.compress(json.dumps(call).encode()), 60.0)
 
 
