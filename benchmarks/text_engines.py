@@ -2,8 +2,8 @@
 
     OMP_WAIT_POLICY=passive python benchmarks/text_engines.py [--quick] [--cases gpt2,characters,words] [--rounds 3]
 
-Random weights of the real shapes (speed does not depend on their values), the same for engine and peer of GPT-2; the
-same prompts' lengths, numbers of new tokens and threads for all. GPT-2: top-k 50, top-p 0.95. LSTMs: temperature 1.
+Random weights of the real shapes (speed does not depend on their values), drawn anew for the peer; the same prompts'
+lengths, numbers of new tokens and threads for all. GPT-2: top-k 50, top-p 0.95. LSTMs: temperature 1.
 Everybody takes turns, each figure is the median over the rounds: tokens per second in all, prefill included. Floors are
 measured on the spot. Peers that are not installed are named and left out. The last line is JSON.
 """
