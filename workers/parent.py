@@ -207,12 +207,13 @@ class WorkerParent:
 
     def _after_child_death(self) -> None:
         """Its jobs simply start again in the next child; one that has seen too many deaths fails."""
+        ran_them = self._child.ready  # one that died while loading is not their fault
         status = self._child.bury()
         self._served = {}
         self._child_restarts += 1
         log.error("the engine child died (status %d); its %d jobs start again", status, len(self._flights))
         for flight in list(self._flights.values()):
-            flight.crashes += 1
+            flight.crashes += ran_them
             flight.restart()
             if flight.crashes > CRASHES_ALLOWED:
                 message = f"The engine died {flight.crashes} times while it ran this request."
