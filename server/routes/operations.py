@@ -23,7 +23,7 @@ def health() -> ResponseReturnValue:
 def readiness() -> ResponseReturnValue:
     """200 while Redis answers and a worker is ready; else 503 with the reason."""
     announcements = read_announcements(services().redis)
-    ready = [each.worker for each in announcements if each.ready]
+    ready = [each.worker for each in announcements if each.ready and each.models]
     if not ready:
         starting = ", ".join(each.worker for each in announcements)
         raise NotReady(f"No worker is ready: {f'{starting} still starting' if starting else 'none is there'}.")

@@ -1,0 +1,48 @@
+"""The documentation names everything that a client or operator can meet."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from contracts import errors
+from contracts.requests import CompletionBody, ImageBody, JobBody
+from contracts.settings import Settings, variable
+from server.app import create_app
+
+ROOT = Path(__file__).parents[1]
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("body", [CompletionBody, ImageBody, JobBody])
+def test_every_field_of_every_body_is_explained(body):
+    assert [name for name in body.model_fields if f"`{name}" not in API and f'"{name}"' not in API] == []
+
+
+def test_every_setting_is_listed():
+    assert [field.name for field in fields(Settings) if variable(field.name) not in API] == []
+
+
+def test_every_error_code_is_listed():
+    known = {
+        error.code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.KamishibaiError)
+    }
+    assert [code for code in sorted(known - {"internal_error"}) if f"`{code}`" not in API] == []
+
+
+def test_every_route_is_documented():
+    app = create_app(Settings())
+    routes = {rule.rule.split("/<")[0] for rule in app.url_map.iter_rules()}
+    assert [route for route in sorted(routes) if route not in API] == []
+
+
+def test_every_dependency_has_its_reason():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = project.split("dependencies = [")[1].split("]\n")[0]
+    names = [line.split(">")[0].split("[")[0].strip(' "') for line in listed.splitlines() if '"' in line]
+    assert [name for name in names if name not in contributing] == []
