@@ -71,9 +71,10 @@ def main() -> None:
     """Entry point: errors that the user can mend are one line, not a traceback."""
     from contracts.errors import KamishibaiError, StoreError
 
-    # Before any torch is loaded, here or in a process of ours: threads that spin while they wait starve the others on
-    # their core (a training loop beside one busy process took 6.5 times as long).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Before any torch is loaded, here or in a process of ours: threads that spin long while they wait starve the others
+    # on their core, and threads that never spin are slow on a quiet machine; docs/log.md has the figures.
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
     try:
         # Without its standalone mode click returns the status of an Exit; the commands themselves return None.
         if status := cli(prog_name="kamishibai", standalone_mode=False):
