@@ -197,7 +197,7 @@ def export(run: Path, name: str, store: Path) -> None:
 @cli.command()
 @STORE
 def demo(store: Path) -> None:
-    """Train three small models in about a minute and put them into the store."""
+    """Train three small models in a minute or two and put them into the store."""
     from cli.demo import make_demo_models
 
     make_demo_models(store)
