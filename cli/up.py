@@ -6,16 +6,13 @@ import os
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import click
-from redis.exceptions import RedisError
 
 from cli.devices import devices
-from contracts.connection import connect
 from contracts.errors import StoreError
 from contracts.settings import Settings, from_environment
 from contracts.store import Store
@@ -114,7 +111,7 @@ def announce_when_ready(settings: Settings) -> Callable[[], None]:
 
     def announce() -> None:
         nonlocal said
-        if said or not _is_ready(settings, address):
+        if said or not _is_ready(address):
             return
         said = True
         names = ", ".join(Store(settings.store).names())
@@ -124,10 +121,9 @@ def announce_when_ready(settings: Settings) -> Callable[[], None]:
     return announce
 
 
-def _is_ready(settings: Settings, address: str) -> bool:
+def _is_ready(address: str) -> bool:
     try:
-        connect(settings.redis_url).ping()
         with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:  # noqa: S310 - our own http address
             return bool(answer.status == 200)
-    except (OSError, RedisError, urllib.error.URLError):
+    except OSError:  # urllib's errors, an answer of 503 among them, are OSErrors
         return False

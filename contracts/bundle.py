@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,7 +128,7 @@ class Bundle:
             raise StoreError(f"{path} cannot be used: " + "; ".join(faults))
         return cls(path, manifest)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Changes when any byte of the bundle does, since the manifest holds every file's hash."""
         return sha256_of(self.path / MANIFEST)

@@ -1,12 +1,13 @@
-"""One text of a request: what it says so far, what has been published of it, and its log-probabilities."""
+"""The texts of a request: what each says so far, what has been published of it, and its log-probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from contracts.bundle import Bundle
 from contracts.prompt_fields import PromptFields
 from contracts.requests import TextRequest
-from contracts.results import Choice, FinishReason, Logprobs
+from contracts.results import Choice, FinishReason, Logprobs, TextResult
 from contracts.tokenizers import Detokenizer, Tokenizer
 from workers.assembler import TextAssembler
 from workers.engines import Score
@@ -92,6 +93,41 @@ class ChoiceText:
         """The likeliest tokens by their texts, and the token itself, as OpenAI lists them."""
         entries = [(token, score.logprob), *reversed(score.likeliest)]  # of tokens that look alike the likeliest stays
         return {self._tokenizer.token_text(other): logprob for other, logprob in entries}
+
+
+class TextAnswer:
+    """All choices of a request."""
+
+    def __init__(self, request: TextRequest, bundle: Bundle, fingerprint: str) -> None:
+        self._request = request
+        self._fingerprint = fingerprint
+        fields = bundle.manifest.prompt_fields
+        self.choices = [ChoiceText(request, bundle.tokenizer(), fields) for _ in range(request.n)]
+        self._prompt_scores: list[Score] = []
+
+    def take(self, choice: int, tokens: list[int], scores: list[Score], prompt_scores: list[Score]) -> bool:
+        """What an engine call brought. True if nothing more of this choice is wanted (it met a stop string)."""
+        self._prompt_scores += prompt_scores
+        text = self.choices[choice]
+        if text.finish_reason is not None:
+            return False
+        text.take(tokens, scores)
+        return text.finish_reason is not None
+
+    def finish(self, choice: int, reason: FinishReason) -> None:
+        """The engine says that a choice has ended."""
+        self.choices[choice].finish(reason)
+
+    @property
+    def complete(self) -> bool:
+        return all(choice.finish_reason for choice in self.choices)
+
+    def result(self) -> TextResult:
+        return TextResult(
+            choices=[choice.result(self._prompt_scores) for choice in self.choices],
+            prompt_tokens=len(self._request.prompt_tokens),
+            fingerprint=self._fingerprint,
+        )
 
 
 def prompt_text(request: TextRequest, tokenizer: Tokenizer) -> str:

@@ -11,8 +11,8 @@ from contracts.bundle import Bundle
 from contracts.errors import InvalidRequest, KamishibaiError
 from contracts.jobs import request_of
 from contracts.requests import ImageRequest, TextRequest
-from contracts.results import FinishReason, ImageResult, TextResult
-from workers.choice import ChoiceText
+from contracts.results import FinishReason, ImageResult
+from workers.choice import TextAnswer
 from workers.engines import Score
 from workers.leases import Ending, Lease
 from workers.pictures import encode_png
@@ -67,43 +67,32 @@ class TextFlight(Flight):
     request: TextRequest
 
     def __init__(self, lease: Lease, request: TextRequest, fingerprint: str, bundle: Bundle) -> None:
-        self._tokenizer = bundle.tokenizer()
-        self._prompt_fields = bundle.manifest.prompt_fields
+        self._bundle = bundle
         super().__init__(lease, request, fingerprint)
 
     def restart(self) -> None:
-        self._choices = [ChoiceText(self.request, self._tokenizer, self._prompt_fields) for _ in range(self.request.n)]
-        self._prompt_scores: list[Score] = []
+        self._answer = TextAnswer(self.request, self._bundle, self._fingerprint)
 
     def take(self, delta: dict[str, Any]) -> bool:
-        choice = self._choices[delta["choice"]]
-        self._prompt_scores += _scores(delta["prompt_scores"])
-        if choice.finish_reason is None:
-            choice.take(delta["tokens"], _scores(delta["scores"]))
-            return choice.finish_reason is not None
-        return False
+        scores, prompt_scores = _scores(delta["scores"]), _scores(delta["prompt_scores"])
+        return self._answer.take(delta["choice"], delta["tokens"], scores, prompt_scores)
 
     def finish(self, choice: int, reason: FinishReason) -> None:
-        self._choices[choice].finish(reason)
+        self._answer.finish(choice, reason)
 
     @property
     def complete(self) -> bool:
-        return all(choice.finish_reason for choice in self._choices)
+        return self._answer.complete
 
     def land(self) -> Ending:
-        result = TextResult(
-            choices=[choice.result(self._prompt_scores) for choice in self._choices],
-            prompt_tokens=len(self.request.prompt_tokens),
-            fingerprint=self._fingerprint,
-        )
-        return Ending(self.lease, "finished", result=result)
+        return Ending(self.lease, "finished", result=self._answer.result())
 
     def to_publish(self) -> list[tuple[int, int, str]]:
-        parts = ((index, choice.to_publish()) for index, choice in enumerate(self._choices))
+        parts = ((index, choice.to_publish()) for index, choice in enumerate(self._answer.choices))
         return [(index, *part) for index, part in parts if part] if self.request.stream else []
 
     def published(self) -> None:
-        for choice in self._choices:
+        for choice in self._answer.choices:
             choice.published()
 
 

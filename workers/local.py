@@ -10,8 +10,8 @@ import torch
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.requests import ImageRequest, TextRequest
 from contracts.results import ImageResult, TextResult
-from workers.choice import ChoiceText
-from workers.engines import Delta, Done, Event, Score
+from workers.choice import TextAnswer
+from workers.engines import Delta, Done, Event
 from workers.engines.loading import load_model
 from workers.pictures import encode_png
 
@@ -28,27 +28,18 @@ class LocalModel:
 
     def text(self, request: TextRequest, on_text: Callable[[str], None] = lambda _: None) -> TextResult:
         """Run a text request; `on_text` gets the first choice's text as it comes."""
-        choices = [
-            ChoiceText(request, self.bundle.tokenizer(), self.bundle.manifest.prompt_fields) for _ in range(request.n)
-        ]
-        prompt_scores: list[Score] = []
+        answer = TextAnswer(request, self.bundle, self.fingerprint)
+        first = answer.choices[0]
         shown = 0
         for event in self._events(request):
             if isinstance(event, Delta):
-                prompt_scores += event.prompt_scores
-                choice = choices[event.choice]
-                choice.take(event.tokens, event.scores)
-                if choice.finish_reason:
+                if answer.take(event.choice, event.tokens, event.scores, event.prompt_scores):
                     self._engine.remove(_ONLY, event.choice)
             elif isinstance(event, Done):
-                choices[event.choice].finish(event.finish_reason)
-            on_text(choices[0].text[shown:])
-            shown = len(choices[0].text)
-        return TextResult(
-            choices=[choice.result(prompt_scores) for choice in choices],
-            prompt_tokens=len(request.prompt_tokens),
-            fingerprint=self.fingerprint,
-        )
+                answer.finish(event.choice, event.finish_reason)
+            on_text(first.text[shown:])
+            shown = len(first.text)
+        return answer.result()
 
     def pictures(self, request: ImageRequest) -> list[bytes]:
         """Run a picture request; PNG files."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+MOST_SLOTS = 64
+MACHINE_THREADS = torch.get_num_threads()  # before any backend sets its own
 PREFILL_CHUNK = 32  # prompts are cut at multiples of this position, never by what else is waiting
 SMALLEST_ROWS = 4  # PyTorch's fp32 GEMMs give a row other bits with fewer rows than this
 

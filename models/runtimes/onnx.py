@@ -16,10 +16,8 @@ from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
 from models.gpt2 import Gpt2Config, KvCache
 from models.lstm import LstmConfig
-from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend
+from models.runtimes import MACHINE_THREADS, MOST_SLOTS, PREFILL_CHUNK, Chunk, TextBackend
 
-MOST_SLOTS = 64
-MACHINE_THREADS = torch.get_num_threads()  # before a PyTorch backend sets its own
 WIDE_LAYER = 256
 
 Floats = NDArray[np.float32]

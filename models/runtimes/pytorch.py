@@ -14,11 +14,17 @@ from contracts.settings import DEFAULT_KV_BYTES
 from models.dcgan import DcganConfig, generator, to_pixels
 from models.gpt2 import Gpt2, Gpt2Config, KvCache
 from models.lstm import LstmConfig, LstmLanguageModel, State
-from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, ImageBackend, TextBackend
+from models.runtimes import (
+    MACHINE_THREADS,
+    MOST_SLOTS,
+    PREFILL_CHUNK,
+    SMALLEST_ROWS,
+    Chunk,
+    ImageBackend,
+    TextBackend,
+)
 
-MOST_SLOTS = 64
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
-_MACHINE_THREADS = torch.get_num_threads()  # before any model sets its own
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -55,7 +61,7 @@ def _with_weights(module: Module, bundle: Bundle, device: torch.device) -> Modul
 def _threads_for(model: nn.Module) -> int:
     """How many CPU threads a model's calls use: fixed by the model and the machine, never by what else is running."""
     small = sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL_PARAMETERS
-    return 1 if small else _MACHINE_THREADS
+    return 1 if small else MACHINE_THREADS
 
 
 class LstmBackend:
