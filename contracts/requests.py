@@ -8,7 +8,7 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -20,6 +20,7 @@ MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
+MAX_BEAMS = 16
 MAX_BIASES = 1024
 MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 
@@ -74,6 +75,21 @@ class TextParameters(_Frozen):
         | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES, description="Texts; text i is drawn from (seed, i).")] = 1
+    num_beams: Annotated[
+        int, Field(ge=1, le=MAX_BEAMS, description="Beams to search with, of which the n best are returned; 1 is off.")
+    ] = 1
+    length_penalty: Annotated[
+        float, Field(ge=-10, le=10, description="Beams are ranked by log-probability / length ** length_penalty.")
+    ] = 1.0
+    early_stopping: (
+        Annotated[bool, Field(description="Whether num_beams finished texts end the search.")] | Literal["never"]
+    ) = False
+
+    @model_validator(mode="after")
+    def _beams_hold_the_choices(self) -> Self:
+        if 1 < self.num_beams < self.n:
+            raise ValueError(f"n is {self.n}, but only num_beams ({self.num_beams}) texts can be returned")
+        return self
 
 
 LogitBias = Annotated[float, Field(ge=-100, le=100)]
@@ -203,6 +219,11 @@ class TextRequest(TextParameters):
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(strict=False)] = ()
     stream: bool = False
     with_fields: bool = False  # the result carries the text's named parts
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch that it takes."""
+        return max(self.n, self.num_beams)
 
     def ending_tokens(self, end_token: int | None) -> frozenset[int]:
         """Tokens that end a text, for a model with this end token; they are no part of the text."""

@@ -31,6 +31,7 @@ class Choice(_Frozen):
     text: str
     finish_reason: FinishReason
     tokens: int  # how many were generated
+    beam_score: float | None = None  # of a text found by beams: what they are ranked by
     fields: dict[str, str] | None = None  # the text's named parts, for a request that gave some
     logprobs: Logprobs | None = None
 

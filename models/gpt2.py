@@ -38,10 +38,10 @@ class KvCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
-    def copy(self, source: int, targets: list[int]) -> None:
-        """Give other slots what one slot holds."""
-        self.keys[:, targets] = self.keys[:, source, None].clone()
-        self.values[:, targets] = self.values[:, source, None].clone()
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
+        """Give other slots what one slot holds at positions begin to end."""
+        for cache in (self.keys, self.values):
+            cache[:, targets, :, begin:end] = cache[:, source, None, :, begin:end]
 
     @staticmethod
     def bytes_per_slot(config: Gpt2Config, dtype: torch.dtype) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.candidates import MOST_CANDIDATES, draw_few
 from models.cdf import invert_cdf
-from models.noise import uniforms
+from models.noise import candidate_keys, uniforms
 
 COLDEST = 1e-6  # below this temperature only the likeliest token is drawn; logits divided by it would leave fp32
 _STEPS_AHEAD = 32  # making noise costs per call, hardly per number
@@ -115,6 +115,10 @@ class BatchSampling:
             self._ahead, self._used = uniforms(self._seeds[:, None], self._rows[:, None], coming), 0
         return self._ahead[:, self._used]
 
+    def keys(self) -> Tensor:
+        """Keys of the noise of each row's next candidates: (rows, 2), as models.noise.gumbel takes them."""
+        return torch.from_numpy(candidate_keys(self._seeds, self._rows, self._indices)).to(self.greedy.device)
+
     def observe(self, tokens: Tensor) -> None:
         """The rows' next tokens (rows,) have been drawn."""
         self._indices += np.uint64(1)
@@ -153,7 +157,20 @@ def warp(scores: Tensor, batch: BatchSampling) -> Tensor:
 
     Rows at temperature 0 are given at temperature 1, since greedy rows are not drawn.
     """
-    scores = scores / batch.temperature
+    return _filter(scores / batch.temperature, batch)
+
+
+def surviving(scores: Tensor, batch: BatchSampling, fewest: Tensor) -> Tensor:
+    """Which tokens top-k, top-p and min-p leave, and at least `fewest` (rows, 1): bool (rows, vocabulary).
+
+    `scores` (rows, vocabulary) have been divided by the temperature.
+    """
+    likeliest = scores.topk(min(int(fewest.max()), scores.shape[-1])).values
+    threshold = likeliest.gather(-1, fewest.clamp(max=likeliest.shape[-1]) - 1)
+    return ((_filter(scores, batch) > 0) | (scores >= threshold)) & (scores > -torch.inf)
+
+
+def _filter(scores: Tensor, batch: BatchSampling) -> Tensor:
     if batch.largest_k:
         scores = _keep_top_k(scores, batch)
     probabilities = scores.softmax(-1)

@@ -107,9 +107,8 @@ def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
 
 
 def _choice(index: int, choice: Choice) -> Json:
-    return {"index": index, **choice.model_dump(mode="json", include={"text", "finish_reason", "logprobs"})} | (
-        {} if choice.fields is None else {"fields": choice.fields}
-    )
+    body = {"index": index, **choice.model_dump(mode="json", include={"text", "finish_reason", "logprobs"})}
+    return body | choice.model_dump(mode="json", include={"fields", "beam_score"}, exclude_none=True)
 
 
 def _usage(result: TextResult) -> Json:

@@ -10,7 +10,7 @@ from contracts.requests import TextRequest
 from contracts.results import Choice, FinishReason, Logprobs, TextResult
 from contracts.tokenizers import Detokenizer, Tokenizer
 from workers.assembler import TextAssembler
-from workers.engines import Score
+from workers.engines import Delta, Score
 
 
 class ChoiceText:
@@ -26,6 +26,7 @@ class ChoiceText:
         self._prefix = self._fresh
         self._published_bytes = 0
         self.finish_reason: FinishReason | None = None
+        self.beam_score: float | None = None
 
     @property
     def text(self) -> str:
@@ -60,6 +61,7 @@ class ChoiceText:
             text=self.text,
             finish_reason=self.finish_reason or "length",
             tokens=self._assembler.tokens,
+            beam_score=self.beam_score,
             fields=self._fields() if self._request.with_fields else None,
             logprobs=self._logprobs(prompt_scores) if self._request.logprobs is not None else None,
         )
@@ -105,13 +107,14 @@ class TextAnswer:
         self.choices = [ChoiceText(request, bundle.tokenizer(), fields) for _ in range(request.n)]
         self._prompt_scores: list[Score] = []
 
-    def take(self, choice: int, tokens: list[int], scores: list[Score], prompt_scores: list[Score]) -> bool:
+    def take(self, delta: Delta) -> bool:
         """What an engine call brought. True if nothing more of this choice is wanted (it met a stop string)."""
-        self._prompt_scores += prompt_scores
-        text = self.choices[choice]
+        self._prompt_scores += delta.prompt_scores
+        text = self.choices[delta.choice]
         if text.finish_reason is not None:
             return False
-        text.take(tokens, scores)
+        text.take(delta.tokens, delta.scores)
+        text.beam_score = delta.beam_score
         return text.finish_reason is not None
 
     def finish(self, choice: int, reason: FinishReason) -> None:

@@ -13,7 +13,7 @@ from contracts.jobs import request_of
 from contracts.requests import ImageRequest, TextRequest
 from contracts.results import FinishReason, ImageResult
 from workers.choice import TextAnswer
-from workers.engines import Score
+from workers.engines import Delta, Score
 from workers.leases import Ending, Lease
 from workers.pictures import encode_png
 
@@ -74,8 +74,16 @@ class TextFlight(Flight):
         self._answer = TextAnswer(self.request, self._bundle, self._fingerprint)
 
     def take(self, delta: dict[str, Any]) -> bool:
-        scores, prompt_scores = _scores(delta["scores"]), _scores(delta["prompt_scores"])
-        return self._answer.take(delta["choice"], delta["tokens"], scores, prompt_scores)
+        return self._answer.take(
+            Delta(
+                self.lease.job_id,
+                delta["choice"],
+                delta["tokens"],
+                _scores(delta["scores"]),
+                _scores(delta["prompt_scores"]),
+                delta["beam_score"],
+            )
+        )
 
     def finish(self, choice: int, reason: FinishReason) -> None:
         self._answer.finish(choice, reason)

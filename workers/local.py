@@ -33,7 +33,7 @@ class LocalModel:
         shown = 0
         for event in self._events(request):
             if isinstance(event, Delta):
-                if answer.take(event.choice, event.tokens, event.scores, event.prompt_scores):
+                if answer.take(event):
                     self._engine.remove(_ONLY, event.choice)
             elif isinstance(event, Done):
                 answer.finish(event.choice, event.finish_reason)

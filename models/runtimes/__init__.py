@@ -48,8 +48,9 @@ class TextBackend(Protocol):
     def reset(self, slot: int) -> None:
         """Empty a slot for a new request."""
 
-    def copy(self, source: int, targets: list[int]) -> None:
-        """Give other slots what one slot holds: texts that share their prompt read it once."""
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
+        """Give other slots what one slot holds. Positions before `begin` they hold already, `end` is its length: texts
+        that share a beginning read it once."""
 
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Read chunks of prompts, of different slots. For a scored one the logits after each of its tokens, fp32

@@ -91,9 +91,9 @@ class OnnxGpt2Backend:
     def reset(self, slot: int) -> None:
         """Nothing to do: positions beyond a slot's length are not attended to, and written before they are read."""
 
-    def copy(self, source: int, targets: list[int]) -> None:
-        self._keys[:, targets] = self._keys[:, source, None]
-        self._values[:, targets] = self._values[:, source, None]
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
+        for cache in (self._keys, self._values):
+            cache[:, targets, :, begin:end] = cache[:, source, None, :, begin:end]
 
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
@@ -148,7 +148,7 @@ class OnnxLstmBackend:
         for array in self._state.values():
             array[slot] = 0
 
-    def copy(self, source: int, targets: list[int]) -> None:
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for array in self._state.values():
             array[targets] = array[source]
 

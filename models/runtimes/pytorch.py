@@ -82,7 +82,7 @@ class LstmBackend:
             h[slot] = 0
             c[slot] = 0
 
-    def copy(self, source: int, targets: list[int]) -> None:
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for h, c in self._state:
             h[targets], c[targets] = h[source].clone(), c[source].clone()
 
@@ -145,7 +145,7 @@ class WindowedLstmBackend:
     def reset(self, slot: int) -> None:
         self._recent[slot] = []
 
-    def copy(self, source: int, targets: list[int]) -> None:
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for target in targets:
             self._recent[target] = list(self._recent[source])
 
@@ -222,8 +222,8 @@ class Gpt2Backend:
     def reset(self, slot: int) -> None:
         """Nothing to do: positions beyond a slot's length are masked, and written before they are read."""
 
-    def copy(self, source: int, targets: list[int]) -> None:
-        self._cache.copy(source, targets)
+    def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
+        self._cache.copy(source, targets, begin, end)
 
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:

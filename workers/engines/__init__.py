@@ -33,6 +33,7 @@ class Delta:
     tokens: list[int] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)  # of the tokens, where asked for
     prompt_scores: list[Score] = field(default_factory=list)  # of the next tokens of the prompt, from its second on
+    beam_score: float | None = None  # of a text found by beams, which comes whole: what they are ranked by
     pictures: list[bytes] = field(default_factory=list)  # pixels, uint8, height x width x channels
 
 

@@ -9,78 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from contracts.errors import InvalidRequest
 from contracts.requests import TextRequest
-from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend, row_bucket
-from models.sampling import BatchSampling, RowSampling, RowState, draw, log_probabilities
+from models.beams import continuations
+from models.runtimes import TextBackend, row_bucket
+from models.sampling import BatchSampling, draw, log_probabilities
 from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Request, Score
-
-
-@dataclass
-class _Row:
-    """One choice in its slot. `position` tokens of prompt and output are in the slot; `token` is fed next."""
-
-    job_id: str
-    choice: int
-    request: TextRequest
-    ending_tokens: frozenset[int]
-    position: int = 0
-    output: list[int] = field(default_factory=list)
-    scores: list[Score] = field(default_factory=list)  # of the output
-    prompt_scores: list[Score] = field(default_factory=list)
-    reported: int = 0  # tokens of the output that earlier calls have reported
-    followers: list[int] = field(default_factory=list)  # slots of the other choices, while they wait for the prompt
-    following: bool = False
-
-    @property
-    def prefilled(self) -> bool:
-        return self.position >= len(self.request.prompt_tokens) - 1
-
-    @property
-    def token(self) -> int:
-        return self.output[-1] if self.output else self.request.prompt_tokens[-1]
-
-    @property
-    def scores_prompt(self) -> bool:
-        """The first choice scores the prompt for all of them."""
-        return self.request.echo and self.request.logprobs is not None and self.choice == 0
-
-    @property
-    def finish_reason(self) -> Literal["stop", "length"] | None:
-        """None while it goes on."""
-        if self.output and self.output[-1] in self.ending_tokens:
-            return "stop"
-        return "length" if self.prefilled and len(self.output) >= self.request.max_tokens else None
-
-    def next_chunk(self, slot: int) -> Chunk:
-        end = min(self.position + PREFILL_CHUNK, len(self.request.prompt_tokens) - 1)
-        tokens = list(self.request.prompt_tokens[self.position : end])
-        return Chunk(slot, self.position, tokens, self.scores_prompt)
-
-    def state(self) -> RowState:
-        request = self.request
-        sampling = RowSampling(
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            min_p=request.min_p,
-            repetition_penalty=request.repetition_penalty,
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-            no_repeat_ngram_size=request.no_repeat_ngram_size,
-            logit_bias=request.logit_bias,
-            min_tokens=request.min_tokens,
-            ending_tokens=tuple(sorted(self.ending_tokens)),
-            seed=request.seed,
-            row=self.choice,
-        )
-        return RowState(sampling, request.prompt_tokens, self.output)
+from workers.engines.beams import BeamGroup
+from workers.engines.rows import Row
 
 
 class TextEngine:
@@ -95,7 +35,8 @@ class TextEngine:
         self._end_token = end_token
         self._context_tokens = context_tokens
         self._call_seconds = call_seconds
-        self._slots: list[_Row | None] = [None] * backend.slots  # a choice is in exactly one slot
+        self._slots: list[Row | None] = [None] * backend.slots  # a choice, or a beam, is in exactly one slot
+        self._groups: dict[str, BeamGroup] = {}  # of the requests with beams
         self._sampling: BatchSampling | None = None  # of the decoding rows; None after any of them changed
         self._chunk_seconds = 0.0  # what one prefill chunk took lately
 
@@ -112,8 +53,8 @@ class TextEngine:
         return any(self._slots)
 
     def fits(self, request: Request) -> bool:
-        choices = request.n if isinstance(request, TextRequest) else 1
-        return choices <= self.free or choices > self.capacity
+        rows = request.rows if isinstance(request, TextRequest) else 1
+        return rows <= self.free or rows > self.capacity
 
     def add(self, job_id: str, request: Request) -> None:
         if not isinstance(request, TextRequest):
@@ -121,17 +62,23 @@ class TextEngine:
         self._check(request)
         ending_tokens = request.ending_tokens(self._end_token)
         free = [slot for slot, row in enumerate(self._slots) if row is None]  # the lowest keep the stepped rows few
-        slots = free[: request.n]
-        for choice, slot in enumerate(slots):
+        rows: dict[int, Row] = {}
+        for choice, slot in enumerate(free[: request.rows]):
             self._backend.reset(slot)
-            self._slots[slot] = _Row(job_id, choice, request, ending_tokens, following=choice > 0)
-        first = self._slots[slots[0]]
-        if first is not None:
-            first.followers = slots[1:]
-            self._let_go(slots[0], first)
+            rows[slot] = self._slots[slot] = Row(job_id, choice, request, ending_tokens, idle=choice > 0)
+        if request.num_beams > 1:
+            self._groups[job_id] = BeamGroup(rows)
+        else:
+            slot, *followers = rows
+            rows[slot].followers = followers
+            self._let_go(slot, rows[slot])
         self._sampling = None
 
     def remove(self, job_id: str, choice: int | None = None) -> None:
+        if choice is None:
+            self._groups.pop(job_id, None)
+        elif job_id in self._groups:
+            return  # a choice of beams is known when they have all ended
         self._clear(lambda row: row.job_id == job_id and choice in (None, row.choice))
 
     def launch(self) -> Call:
@@ -148,21 +95,24 @@ class TextEngine:
 
     def collect(self, handle: Call) -> Call:
         ended = {(event.job_id, event.choice) for event in handle.events if isinstance(event, Done)}
+        searched = {job_id for job_id, _ in ended if self._groups.pop(job_id, None)}
         if ended:
-            self._clear(lambda row: (row.job_id, row.choice) in ended)
+            self._clear(lambda row: row.job_id in searched or (row.job_id, row.choice) in ended)
         return handle
 
     def _check(self, request: TextRequest) -> None:
         total = len(request.prompt_tokens) + request.max_tokens
         if self._context_tokens is not None and total > self._context_tokens:
             raise InvalidRequest(f"{total} tokens do not fit into the context of {self._context_tokens}.")
-        if request.n > self.capacity:
-            raise InvalidRequest(f"'n' is {request.n}, but this worker's cache has room for {self.capacity} texts.")
+        if request.rows > self.capacity:
+            field = "n" if request.num_beams == 1 else "num_beams"
+            room = f"this worker's cache has room for {self.capacity} texts"
+            raise InvalidRequest(f"'{field}' is {request.rows}, but {room}.")
         named = [*request.prompt_tokens, *request.stop_token_ids, *(token for token, _ in request.logit_bias)]
         if (largest := max(named)) >= self._backend.vocabulary_size:
             raise InvalidRequest(f"Token {largest} is not among the model's {self._backend.vocabulary_size}.")
 
-    def _clear(self, leaves: Callable[[_Row], bool]) -> None:
+    def _clear(self, leaves: Callable[[Row], bool]) -> None:
         for slot, row in enumerate(self._slots):
             if row is not None and leaves(row):
                 self._slots[slot] = None
@@ -170,9 +120,7 @@ class TextEngine:
 
     def _prefill(self) -> None:
         """One chunk for each prompt that is still being read, as many prompts as the call's time allows."""
-        reading = [
-            (slot, row) for slot, row in enumerate(self._slots) if row and not row.prefilled and not row.following
-        ]
+        reading = [(slot, row) for slot, row in enumerate(self._slots) if row and not row.prefilled and not row.idle]
         if not reading:
             return
         affordable = int(self._call_seconds / self._chunk_seconds) if self._chunk_seconds else 1
@@ -189,20 +137,20 @@ class TextEngine:
             self._let_go(slot, row)
         self._sampling = None
 
-    def _let_go(self, slot: int, row: _Row) -> None:
+    def _let_go(self, slot: int, row: Row) -> None:
         """Once the prompt has been read, the other choices get a copy and go their own ways."""
         if not row.prefilled or not row.followers:
             return
         if row.position:
-            self._backend.copy(slot, row.followers)
+            self._backend.copy(slot, row.followers, 0, row.position)
         for follower in row.followers:
             if other := self._slots[follower]:
-                other.position, other.following = row.position, False
+                other.position, other.idle = row.position, False
         row.followers = []
 
     def _decode(self) -> int:
         """One step of every text whose prompt has been read. Returns how many those are."""
-        active = [row is not None and row.prefilled and row.finish_reason is None for row in self._slots]
+        active = [row is not None and row.active for row in self._slots]
         if not any(active):
             return 0
         highest = max(slot for slot, is_active in enumerate(active) if is_active) + 1
@@ -210,20 +158,45 @@ class TextEngine:
         active = active[: len(rows)]
         fed = [row.token if row and on else 0 for row, on in zip(rows, active, strict=True)]
         logits = self._backend.decode(fed, [row.position if row else 0 for row in rows], active)
+        going = [row if on else None for row, on in zip(rows, active, strict=True)]
+        for row in filter(None, going):
+            row.position += 1
+        self._draw(logits, [None if row and row.is_beam else row for row in going])
+        self._branch(logits, [group for group in self._groups.values() if group.active])
+        return sum(active)
+
+    def _draw(self, logits: Tensor, rows: list[Row | None]) -> None:
+        """The next token of every row but those that are None."""
+        indices = [index for index, row in enumerate(rows) if row]
+        if not indices:
+            return
         if self._sampling is None or self._sampling.rows != len(rows):
-            states = [row.state() if row and on else None for row, on in zip(rows, active, strict=True)]
+            states = [row.state() if row else None for row in rows]
             self._sampling = BatchSampling(states, logits.shape[-1], logits.device)
         drawn = draw(logits, self._sampling)
-        going = [row for row, on in zip(rows, active, strict=True) if row and on]
-        indices = [index for index, on in enumerate(active) if on]
         tokens: list[int] = drawn.tolist()
+        going = list(filter(None, rows))
         for index, row in zip(indices, going, strict=True):
-            row.position += 1
             row.output.append(tokens[index])
         self._score(logits, drawn, indices, going)
-        return len(going)
 
-    def _score(self, logits: Tensor, tokens: Tensor, indices: list[int], going: list[_Row]) -> None:
+    def _branch(self, logits: Tensor, groups: list[BeamGroup]) -> None:
+        """One step of every beam search."""
+        if not groups:
+            return
+        logits = logits[[slot for group in groups for slot in group.slots]]
+        batch = BatchSampling([state for group in groups for state in group.states()], logits.shape[-1], logits.device)
+        counts = [len(group.slots) for group in groups]
+        found_by_group = continuations(logits, batch, [group.search for group in groups])
+        for group, own, found in zip(groups, torch.split(logits, counts), found_by_group, strict=True):
+            scores: list[Score] = []
+            if group.request.logprobs is not None and found:
+                tokens = torch.tensor([each.token for each in found])
+                scores = _scores(own[[each.rank for each in found]], tokens, group.request.logprobs)
+            for copy in group.advance(found, scores):
+                self._backend.copy(copy.source, [copy.target], copy.begin, copy.end)
+
+    def _score(self, logits: Tensor, tokens: Tensor, indices: list[int], going: list[Row]) -> None:
         counts = [row.request.logprobs for row in going]
         if all(count is None for count in counts):
             return
@@ -232,16 +205,19 @@ class TextEngine:
             if count is not None:
                 row.scores.append(Score(scores[index].logprob, scores[index].likeliest[:count]))
 
-    def _ended(self) -> list[Done]:
-        return [Done(row.job_id, row.finish_reason, row.choice) for row in self._slots if row and row.finish_reason]
+    def _ended(self) -> list[Event]:
+        """The texts that have ended; those of beams come whole."""
+        ended = [row for row in self._slots if row and row.finish_reason]
+        texts = [Done(row.job_id, row.finish_reason, row.choice) for row in ended if row.finish_reason]
+        return [*texts, *(event for group in self._groups.values() for event in group.events())]
 
     def _report(self) -> list[Event]:
         """The tokens that this call made, per choice."""
         deltas: list[Event] = []
         for row in self._slots:
-            if row is not None and (len(row.output) > row.reported or row.prompt_scores):
-                tokens, scores = row.output[row.reported :], row.scores
-                deltas.append(Delta(row.job_id, row.choice, tokens, scores, row.prompt_scores))
+            made = [] if row is None or row.is_beam else row.output[row.reported :]
+            if row is not None and (made or row.prompt_scores):
+                deltas.append(Delta(row.job_id, row.choice, made, row.scores, row.prompt_scores))
                 row.reported, row.scores, row.prompt_scores = len(row.output), [], []
         return deltas
 
