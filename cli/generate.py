@@ -29,6 +29,8 @@ SAMPLING = (
     "presence_penalty",
     "frequency_penalty",
     "no_repeat_ngram_size",
+    "num_beams",
+    "length_penalty",
     "min_tokens",
 )
 

@@ -252,6 +252,8 @@ def replay(job: str, store: Path, redis_url: str | None, device: str) -> None:
 @click.option("--presence-penalty", type=float, default=0.0, help="Above 0: new tokens are preferred; -2 to 2.")
 @click.option("--frequency-penalty", type=float, default=0.0, help="The same, for each time a token was written.")
 @click.option("--no-repeat-ngram-size", type=int, default=0, help="No sequence of this many tokens comes twice.")
+@click.option("--num-beams", type=int, default=1, help="Search with so many beams; with --temperature 0 the likeliest.")
+@click.option("--length-penalty", type=float, default=1.0, help="Above 0 beams favour long texts, below 0 short ones.")
 @click.option("--min-tokens", type=int, default=0, help="Tokens to write at least.")
 @click.option("--stop", multiple=True, help="Stop before this text; can be given more than once.")
 @click.option("--seed", type=click.IntRange(0), help="Same seed, same output.  [default: drawn, and shown]")

@@ -8,9 +8,18 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from contracts.errors import InvalidRequest
 
@@ -81,15 +90,16 @@ class TextParameters(_Frozen):
     length_penalty: Annotated[
         float, Field(ge=-10, le=10, description="Beams are ranked by log-probability / length ** length_penalty.")
     ] = 1.0
-    early_stopping: (
-        Annotated[bool, Field(description="Whether num_beams finished texts end the search.")] | Literal["never"]
-    ) = False
+    early_stopping: Annotated[
+        Literal[False, True, "never"], Field(description="Whether num_beams finished texts end the search.")
+    ] = False
 
-    @model_validator(mode="after")
-    def _beams_hold_the_choices(self) -> Self:
-        if 1 < self.num_beams < self.n:
-            raise ValueError(f"n is {self.n}, but only num_beams ({self.num_beams}) texts can be returned")
-        return self
+    @field_validator("num_beams")
+    @classmethod
+    def _beams_hold_the_choices(cls, value: int, fields: ValidationInfo) -> int:
+        if 1 < value < fields.data.get("n", 1):
+            raise ValueError(f"n is {fields.data['n']}; ask for at most as many texts as beams")
+        return value
 
 
 LogitBias = Annotated[float, Field(ge=-100, le=100)]

@@ -186,6 +186,11 @@ def _check_lengths(model: CatalogueEntry, body: CompletionBody, prompt_tokens: i
             f"{most.words}, which writes nothing; ask for one token or more, or set echo to true to score the prompt",
             param=most.field,
         )
+    if most.tokens == 0 and body.num_beams > 1:
+        raise InvalidRequest(
+            f"'num_beams' is {body.num_beams}, but {most.words}: beams need a token to search; leave num_beams out",
+            param="num_beams",
+        )
     if fewest.tokens > most.tokens:
         raise InvalidRequest(
             f"{fewest.words}, but {most.words}; lower {fewest.field} or raise {most.field}", param=fewest.field

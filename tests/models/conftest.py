@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
+from contracts.store import Store
+from export.huggingface import import_gpt2
 from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend, row_bucket
+from models.runtimes.pytorch import load_text
+from training.gpt2 import train_tokenizer
 
+Oracle = Callable[[float, Callable[[Path], None], int], tuple[Any, TextBackend]]
 Read = Callable[[TextBackend, dict[int, list[int]]], None]
 Greedy = Callable[[TextBackend, dict[int, list[int]], int], dict[int, list[int]]]
 
@@ -45,6 +53,42 @@ def greedy(read_prompts: Read) -> Greedy:
         return {slot: text[len(prompts[slot]) :] for slot, text in texts.items()}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    """Makes transformers' model with random weights, and our backend of its checkpoint."""
+    transformers.utils.logging.set_verbosity_error()
+
+    def make(spread: float, write_tokenizer: Callable[[Path], None], vocabulary_size: int) -> tuple[Any, TextBackend]:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            config = transformers.GPT2Config(
+                vocab_size=vocabulary_size,
+                n_positions=224,
+                n_embd=96,
+                n_layer=3,
+                n_head=4,
+                initializer_range=spread,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+            theirs = transformers.GPT2LMHeadModel(config).eval()
+        theirs.save_pretrained(folder)
+        write_tokenizer(folder)
+        bundle = import_gpt2(folder, Store(folder / "store"), "gpt2")
+        return theirs, load_text(bundle, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def with_small_tokenizer(oracle: Oracle) -> Callable[[float], tuple[Any, TextBackend]]:
+    tokenizer = train_tokenizer(["the old castle town by the sea", "a quiet pilot named Akari"] * 4, 300)
+    return lambda spread: oracle(
+        spread, lambda folder: tokenizer.write(folder / "tokenizer.json"), tokenizer.vocabulary_size
+    )
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])

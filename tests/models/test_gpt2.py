@@ -9,54 +9,14 @@ import torch
 import transformers
 
 from contracts.requests import Target, TextRequest
-from contracts.store import Store
-from export.huggingface import import_gpt2
 from models.gpt2 import Gpt2, Gpt2Config
-from models.runtimes.pytorch import Gpt2Backend, load_text
-from training.gpt2 import train_tokenizer
+from models.runtimes.pytorch import Gpt2Backend
 from workers.engines import Delta
 from workers.engines.text import TextEngine
 from workers.scheduler import Scheduler
 
-CPU = torch.device("cpu")
 CONTEXT = 224
 NEW_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def oracle(tmp_path_factory):
-    """Makes transformers' model with random weights, and our backend of its checkpoint."""
-    transformers.utils.logging.set_verbosity_error()
-
-    def make(spread, write_tokenizer, vocabulary_size):
-        folder = tmp_path_factory.mktemp("checkpoint")
-        with torch.random.fork_rng():
-            torch.manual_seed(4)
-            config = transformers.GPT2Config(
-                vocab_size=vocabulary_size,
-                n_positions=CONTEXT,
-                n_embd=96,
-                n_layer=3,
-                n_head=4,
-                initializer_range=spread,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-            theirs = transformers.GPT2LMHeadModel(config).eval()
-        theirs.save_pretrained(folder)
-        write_tokenizer(folder)
-        bundle = import_gpt2(folder, Store(folder / "store"), "gpt2")
-        return theirs, load_text(bundle, CPU)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def with_small_tokenizer(oracle):
-    tokenizer = train_tokenizer(["the old castle town by the sea", "a quiet pilot named Akari"] * 4, 300)
-    return lambda spread: oracle(
-        spread, lambda folder: tokenizer.write(folder / "tokenizer.json"), tokenizer.vocabulary_size
-    )
 
 
 def _prompts(vocabulary_size, lengths):
@@ -188,7 +148,7 @@ def test_text_equals_transformers_with_the_real_tokenizer(oracle, data_folder, g
 
 def test_the_training_pass_equals_prefill_and_decode(greedy, generator):
     model = Gpt2(Gpt2Config(vocabulary_size=50, context_tokens=64, width=32, layers=2, heads=2)).eval()
-    backend = Gpt2Backend(model.requires_grad_(False), CPU)
+    backend = Gpt2Backend(model.requires_grad_(False), torch.device("cpu"))
     prompt = torch.randint(50, (40,), generator=generator).tolist()
     continued = prompt + greedy(backend, {1: prompt}, 20)[1]
     likeliest = model(torch.tensor([continued])).argmax(-1)[0].tolist()

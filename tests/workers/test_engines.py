@@ -31,6 +31,7 @@ def text_request(bundle, number):
     rng = random.Random(number)
     length = rng.choice([1, 2, 5, 31, 32, 33, 34, 64, 65, 100])
     vocabulary = bundle.tokenizer().vocabulary_size
+    num_beams = rng.choice([1, 1, 1, 1, 2, 5])
     return TextRequest(
         target=bundle.target(),
         seed=rng.randrange(2**63),
@@ -48,7 +49,10 @@ def text_request(bundle, number):
         min_tokens=rng.choice([0, 0, 3]),
         stop_token_ids=rng.choice([(), (3, 4)]),
         ignore_eos=rng.choice([False, True]),
-        n=rng.choice([1, 1, 1, 2, 5]),
+        n=rng.choice([1, 1, 1, 2, 5]) if num_beams == 1 else rng.randint(1, num_beams),
+        num_beams=num_beams,
+        length_penalty=rng.choice([1.0, 0.0, 2.0]),
+        early_stopping=rng.choice([False, True, "never"]),
         echo=rng.choice([False, True]),
         logprobs=rng.choice([None, None, 0, 3]),
     )
@@ -58,7 +62,7 @@ def run_all(engine, requests, arrivals):
     """Run requests, number i entering before call arrivals[i].
 
     Returns tokens or pixels by (request, choice); under (request, -1 - choice) stand the scores of the tokens, under
-    (request, -99) those of the prompt.
+    (request, -99) those of the prompt, under (request, -200 - choice) that of a text found by beams.
     """
     scheduler = Scheduler({"model": engine})
     output: dict[tuple[str, int], list[object]] = {}
@@ -75,6 +79,9 @@ def run_all(engine, requests, arrivals):
                     output.setdefault((event.job_id, event.choice), []).extend([*event.tokens, *event.pictures])
                     output.setdefault((event.job_id, -1 - event.choice), []).extend(event.scores)
                     output.setdefault((event.job_id, -99), []).extend(event.prompt_scores)
+                    output.setdefault((event.job_id, -200 - event.choice), []).extend(
+                        [event.beam_score] if event.beam_score else []
+                    )
                 elif isinstance(event, Done):
                     done[event.job_id] = event.finish_reason
                 else:

@@ -108,6 +108,8 @@ class TextEngine:
             field = "n" if request.num_beams == 1 else "num_beams"
             room = f"this worker's cache has room for {self.capacity} texts"
             raise InvalidRequest(f"'{field}' is {request.rows}, but {room}.")
+        if request.num_beams > 1 and not request.max_tokens:
+            raise InvalidRequest("'max_tokens' is 0: beams need a token to search.")
         named = [*request.prompt_tokens, *request.stop_token_ids, *(token for token, _ in request.logit_bias)]
         if (largest := max(named)) >= self._backend.vocabulary_size:
             raise InvalidRequest(f"Token {largest} is not among the model's {self._backend.vocabulary_size}.")
