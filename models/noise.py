@@ -49,11 +49,11 @@ def candidate_keys(seeds: Words, rows: Words, indices: Words) -> NDArray[np.int6
 
 
 def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
-    """Standard Gumbel noise fp64 of candidates: keys (candidates, 2) as of `candidate_keys`, tokens (candidates,).
+    """Standard Gumbel noise fp64 of candidates: keys (..., 2) as of `candidate_keys`, tokens (...); they broadcast.
 
     A cheap mix instead of Philox: for whole vocabularies that would take a third of a decode step.
     """
-    high = _mix(_mix(tokens ^ keys[:, 0]) ^ keys[:, 1])
+    high = _mix(_mix(tokens ^ keys[..., 0]) ^ keys[..., 1])
     low = _mix(high ^ _LOW_WORD)
     uniform = ((high << 21 | low >> 11).double() + 0.5) * 2.0**-53  # never 0 or 1
     return -(-uniform.log()).log()

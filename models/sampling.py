@@ -3,8 +3,11 @@
 A row's draw depends on its logits, its settings, its tokens so far and (seed, row, token index) alone. Thresholds keep
 all candidates that tie, so that no ordering inside a library call can matter, and a setting that is off leaves a row's
 bits as they are. Order as in `transformers`: bias, repetition penalty (then OpenAI's presence and frequency penalties),
-no-repeat n-grams, minimum length; temperature, top-k, top-p, min-p. Tokens are drawn by inverting the CDF in index
-order with one uniform, which fits engines whose logits are equal bit for bit in every batch.
+no-repeat n-grams, minimum length; temperature, top-k, top-p, min-p.
+
+Where logits are equal bit for bit in every batch, tokens are drawn by inverting the CDF in index order with one
+uniform. Where they are not, by Gumbel-max: a last bit then changes a token a thousand times less often, since it moves
+only the candidate that it belongs to, not the places of all that come after.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from models.candidates import MOST_CANDIDATES, draw_few
 from models.cdf import invert_cdf
-from models.noise import candidate_keys, uniforms
+from models.noise import candidate_keys, gumbel, uniforms
 
 COLDEST = 1e-6  # below this temperature only the likeliest token is drawn; logits divided by it would leave fp32
 _STEPS_AHEAD = 32  # making noise costs per call, hardly per number
@@ -71,11 +74,15 @@ class RowState:
 class BatchSampling:
     """The settings of all rows of a batch as tensors: made when the batch changes, told of each step's tokens."""
 
-    def __init__(self, rows: Sequence[RowState | None], vocabulary_size: int, device: torch.device) -> None:
-        """`rows[i]` is None where row i holds no request; such a row draws something that nobody reads."""
+    def __init__(
+        self, rows: Sequence[RowState | None], vocabulary_size: int, device: torch.device, *, invariant: bool = True
+    ) -> None:
+        """`rows[i]` is None where row i holds no request; such a row draws something that nobody reads. `invariant`
+        says that logits do not depend on the batch: it decides how tokens are drawn."""
         states = [row or RowState(RowSampling()) for row in rows]
         settings = [state.sampling for state in states]
         self.rows = len(states)
+        self.invariant = invariant
         self.greedy_only = all(row.greedy for row in settings)
         self.greedy = torch.tensor([row.greedy for row in settings], device=device)
         self.temperature = _column([1.0 if row.greedy else row.temperature for row in settings], device)
@@ -136,6 +143,8 @@ def draw(logits: Tensor, batch: BatchSampling) -> Tensor:
 
 
 def _draw(scores: Tensor, batch: BatchSampling) -> Tensor:
+    if not batch.invariant:
+        return _draw_by_gumbel(scores, batch)
     uniform = torch.from_numpy(batch.uniforms()).to(scores.device)
     if not batch.any_few:
         return _draw_from_all(scores, batch, uniform)
@@ -144,6 +153,12 @@ def _draw(scores: Tensor, batch: BatchSampling) -> Tensor:
     if bool(valid.all()):
         return few
     return torch.where(valid, few, _draw_from_all(scores, batch, uniform))
+
+
+def _draw_by_gumbel(scores: Tensor, batch: BatchSampling) -> Tensor:
+    candidates = torch.arange(scores.shape[-1], device=scores.device)
+    noisy = warp(scores, batch).double().log() + gumbel(batch.keys()[:, None], candidates[None])
+    return torch.where(batch.greedy, scores.argmax(-1), noisy.argmax(-1))
 
 
 def _draw_from_all(scores: Tensor, batch: BatchSampling, uniform: Tensor) -> Tensor:

@@ -116,15 +116,16 @@ def test_what_is_told_step_by_step_equals_what_is_made_anew(generator):
         assert np.array_equal(batch.uniforms(), _batch(states).uniforms())
 
 
+@pytest.mark.parametrize("invariant", [True, False], ids=["by CDF", "by Gumbel-max"])
 @pytest.mark.parametrize(
     "row", [RowSampling(temperature=0.8, seed=11), RowSampling(temperature=1.2, top_k=12, top_p=0.9, seed=11)]
 )
-def test_draws_have_the_distribution_they_are_drawn_from(generator, row):
+def test_draws_have_the_distribution_they_are_drawn_from(generator, row, invariant):
     count = 50_000
     logits = torch.randn(20, generator=generator)
     expected = _by_transformers(logits, RowState(row)).double().numpy() * count
     rows = [RowState(RowSampling(**{**vars(row), "row": index})) for index in range(count)]
-    drawn = draw(logits.expand(count, -1), BatchSampling(rows, 20, CPU))
+    drawn = draw(logits.expand(count, -1), BatchSampling(rows, 20, CPU, invariant=invariant))
     counts = np.bincount(drawn.numpy(), minlength=20)
     possible = expected > 0
     assert counts[~possible].sum() == 0
@@ -198,3 +199,27 @@ def test_inverting_a_cdf_finds_what_one_running_sum_finds(generator, values):
     expected = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
     assert torch.equal(found[2:], expected[2:])
     assert (weights.gather(-1, found[:, None]) > 0).all()
+
+
+def _flips(logits, noisy, invariant):
+    """How many rows draw another token under the noisy logits."""
+    states = [RowState(RowSampling(temperature=1.0, seed=row)) for row in range(len(logits))]
+
+    def drawn(scores):
+        return draw(scores, BatchSampling(states, scores.shape[-1], CPU, invariant=invariant))
+
+    return int((drawn(logits) != drawn(noisy)).sum())
+
+
+def test_where_logits_are_not_exact_gumbel_max_hardly_ever_draws_another_token(generator):
+    logits = torch.randn(2000, 5000, generator=generator)
+    noisy = logits + 4e-5 * torch.randn(2000, 5000, generator=generator)
+    by_gumbel, by_cdf = _flips(logits, noisy, invariant=False), _flips(logits, noisy, invariant=True)
+    assert by_gumbel <= 2
+    assert by_cdf > 4 * max(by_gumbel, 1)
+
+
+def test_greedy_rows_are_not_drawn_by_gumbel_max_either(generator):
+    logits = torch.randn(2, 50, generator=generator)
+    rows = [RowState(RowSampling()), RowState(RowSampling(temperature=1.0))]
+    assert draw(logits, BatchSampling(rows, 50, CPU, invariant=False))[0] == logits[0].argmax()

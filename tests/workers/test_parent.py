@@ -42,6 +42,7 @@ def request_of(store):
             "temperature": (0.0, 1.0)[number % 2],
             "stream": number % 4 == 0,
             "n": 1 + number % 3,
+            "num_beams": 4 if number % 7 == 1 else 1,
             "logprobs": (None, 2)[number % 2],
             "echo": number % 5 == 0,
             "stop": ("th", "qu") if number % 4 == 1 else (),

@@ -44,7 +44,9 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
         text_backend = _load_text(bundle, variants[variant], device, kv_bytes)
         context_tokens = bundle.manifest.limits.context_tokens
         probe = probe_text(text_backend, context_tokens)
-        engine = TextEngine(text_backend, bundle.tokenizer().end_token, context_tokens)
+        engine = TextEngine(
+            text_backend, bundle.tokenizer().end_token, context_tokens, batch_invariant=probe.batch_invariant
+        )
         threads = text_backend.threads
     else:
         image_backend = pytorch.load_images(bundle, device)
@@ -52,7 +54,7 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
         engine = ImageEngine(image_backend)
         threads = image_backend.threads
     _run(engine, example_request(bundle, variant))
-    return LoadedModel(engine, probe, fingerprint(bundle, variant, device, threads))
+    return LoadedModel(engine, probe, fingerprint(bundle, variant, device, threads, probe))
 
 
 def _load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: int) -> TextBackend:
@@ -63,9 +65,9 @@ def _load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes:
     return onnx.load_text(bundle, variant, kv_bytes)
 
 
-def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int) -> str:
+def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int, probe: Probe) -> str:
     """OpenAI's `system_fingerprint`: changes with the bundle, the variant and whatever may compute other bits."""
-    kernels = [torch.__version__, f"{threads} threads", device.type]
+    kernels = [torch.__version__, f"{threads} threads", device.type, f"invariant: {probe.batch_invariant}"]
     if device.type == "cuda":
         kernels.append(torch.cuda.get_device_name(device))
     else:

@@ -29,11 +29,15 @@ class TextEngine:
         backend: TextBackend,
         end_token: int | None,
         context_tokens: int | None,
+        *,
+        batch_invariant: bool = True,
         call_seconds: float = CALL_SECONDS,
     ) -> None:
+        """`batch_invariant` is what the probe said of the backend; it decides how tokens are drawn."""
         self._backend = backend
         self._end_token = end_token
         self._context_tokens = context_tokens
+        self._batch_invariant = batch_invariant
         self._call_seconds = call_seconds
         self._slots: list[Row | None] = [None] * backend.slots  # a choice, or a beam, is in exactly one slot
         self._groups: dict[str, BeamGroup] = {}  # of the requests with beams
@@ -174,7 +178,7 @@ class TextEngine:
             return
         if self._sampling is None or self._sampling.rows != len(rows):
             states = [row.state() if row else None for row in rows]
-            self._sampling = BatchSampling(states, logits.shape[-1], logits.device)
+            self._sampling = BatchSampling(states, logits.shape[-1], logits.device, invariant=self._batch_invariant)
         drawn = draw(logits, self._sampling)
         tokens: list[int] = drawn.tolist()
         going = list(filter(None, rows))
