@@ -213,10 +213,11 @@ def _flips(logits, noisy, invariant):
 
 def test_where_logits_are_not_exact_gumbel_max_hardly_ever_draws_another_token(generator):
     logits = torch.randn(2000, 5000, generator=generator)
-    noisy = logits + 4e-5 * torch.randn(2000, 5000, generator=generator)
+    noisy = logits.clone()
+    noisy[:, :2500] += 4e-5  # kernels differ by whole blocks, whose errors do not cancel in a sum
     by_gumbel, by_cdf = _flips(logits, noisy, invariant=False), _flips(logits, noisy, invariant=True)
     assert by_gumbel <= 2
-    assert by_cdf > 4 * max(by_gumbel, 1)
+    assert by_cdf > 20 * max(by_gumbel, 1)
 
 
 def test_greedy_rows_are_not_drawn_by_gumbel_max_either(generator):
