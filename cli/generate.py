@@ -58,7 +58,8 @@ def load(bundle: Bundle, device: str, variant: str | None = None) -> LocalModel:
 def write_text(local: LocalModel, seed: int, prompt: str | None, max_tokens: int, **options: Any) -> None:
     tokens = local.bundle.tokenizer().encode(prompt or "")
     if not tokens:
-        raise InvalidRequest("This is a text model: give it something to go on from with --prompt.")
+        name = local.bundle.manifest.name
+        raise InvalidRequest(f"{name} goes on from a text; give it one with --prompt that holds something it can read.")
     try:
         request = TextRequest(
             target=local.bundle.target(),
@@ -70,7 +71,8 @@ def write_text(local: LocalModel, seed: int, prompt: str | None, max_tokens: int
         )
     except ValidationError as error:
         raise InvalidRequest(describe(error)) from None
-    unshown = [prompt or ""]  # until the model has taken the request
+    given = (prompt or "").encode(errors="replace").decode()  # bytes of the command line that are not UTF-8 become "?"
+    unshown = [given]  # until the model has taken the request
 
     def show(text: str) -> None:
         sys.stdout.write("".join(unshown) + text)

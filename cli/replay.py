@@ -66,9 +66,11 @@ def _first_token(request: object, tokenizer: Tokenizer, stored: TextResult, agai
     prompt = request.prompt_tokens if isinstance(request, TextRequest) and request.echo else ()
     for index, (one, other) in enumerate(zip(stored.choices, again.choices, strict=True)):
         if (one.text, one.finish_reason) != (other.text, other.finish_reason):
-            pairs = enumerate(zip(one.text, other.text, strict=False))
-            length = next((place for place, (a, b) in pairs if a != b), min(len(one.text), len(other.text)))
-            return f"token {len(tokenizer.encode(one.text[:length])) - len(prompt)} of choice {index}"
+            # Both texts whole: where they part, a word may be cut into one that the tokenizer does not know.
+            tokens, others = tokenizer.encode(one.text), tokenizer.encode(other.text)
+            pairs = enumerate(zip(tokens, others, strict=False))
+            place = next((place for place, (a, b) in pairs if a != b), min(len(tokens), len(others)))
+            return f"token {place - len(prompt)} of choice {index}"
         if one != other:
             return f"the log-probabilities of choice {index}"
     return None

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from contracts.errors import StoreError
 from contracts.prompt_fields import PromptFields
 from contracts.requests import MAX_COUNT, Target, describe
-from contracts.tokenizers import Tokenizer, read_tokenizer
+from contracts.tokenizers import Tokenizer, TokenizerKind, read_tokenizer
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -75,7 +75,7 @@ class Manifest(_Frozen):
     task: Task
     config: dict[str, Any]  # the family's own; models/ reads it
     limits: Limits
-    tokenizer: Literal["characters", "bpe"] | None = None
+    tokenizer: TokenizerKind | None = None
     prompt_fields: PromptFields | None = None
     variants: tuple[Variant, ...]
     files: dict[str, FileEntry]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from contracts.bundle import Family, Task
+from contracts.tokenizers import TokenizerKind
 
 RUN = "run.json"
 
@@ -25,7 +26,7 @@ class RunDescription(BaseModel):
     family: Family
     task: Task
     config: dict[str, Any]  # the family's own; goes into the manifest as it is
-    tokenizer: Literal["characters", "bpe"] | None = None
+    tokenizer: TokenizerKind | None = None
     hyperparameters: dict[str, Any]
     metrics: dict[str, float]
     example_prompt: str | None = None

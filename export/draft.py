@@ -23,10 +23,10 @@ from contracts.bundle import (
     Limits,
     Variant,
 )
-from contracts.errors import StoreError
+from contracts.errors import InvalidRequest, StoreError
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
-from contracts.tokenizers import CharacterTokenizer, Tokenizer
+from contracts.tokenizers import BpeTokenizer, Tokenizer
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -61,7 +61,7 @@ class Draft:
             **_identity(self.config),
             "config": asdict(self.config),
             "limits": _limits(self.config),
-            "tokenizer": _tokenizer_kind(self.tokenizer),
+            "tokenizer": self.tokenizer.kind if self.tokenizer else None,
             "variants": (
                 Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),
                 *_more_variants(self.config, folder),
@@ -90,15 +90,18 @@ class Draft:
             return ["a text model needs a tokenizer"]
         faults = []
         tokens, rows = self.tokenizer.vocabulary_size, self.config.vocabulary_size
-        # GPT-2s exist with padded vocabularies; a character model has one output per character.
-        if tokens > rows or (isinstance(self.tokenizer, CharacterTokenizer) and tokens < rows):
+        # GPT-2s exist with padded vocabularies; a character or word model has one output per token.
+        if tokens > rows or (not isinstance(self.tokenizer, BpeTokenizer) and tokens < rows):
             faults.append(f"the tokenizer has {tokens} tokens, but the model {rows}")
         if self.prompt_fields:
             for marker in self.prompt_fields.markers:
                 if len(self.tokenizer.encode(marker)) != 1:
                     faults.append(f"the marker {marker} is no token of its own")
-        if not self.example_prompt or not self.tokenizer.encode(self.example_prompt):
-            faults.append(f"the example prompt {self.example_prompt!r} has no token that the model knows")
+        try:
+            if not self.tokenizer.encode(self.example_prompt or ""):
+                faults.append(f"the example prompt {self.example_prompt!r} has no token that the model knows")
+        except InvalidRequest as error:
+            faults.append(f"the example prompt {self.example_prompt!r} cannot be read: {error}")
         return faults
 
 
@@ -136,12 +139,6 @@ def _limits(config: Config) -> Limits:
     if isinstance(config, Gpt2Config):
         return Limits(context_tokens=config.context_tokens)
     return Limits(max_tokens=LSTM_MAX_TOKENS)
-
-
-def _tokenizer_kind(tokenizer: Tokenizer | None) -> str | None:
-    if tokenizer is None:
-        return None
-    return "characters" if isinstance(tokenizer, CharacterTokenizer) else "bpe"
 
 
 def _empty_module(config: Config) -> nn.Module:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+RecurrentActivation = Literal["sigmoid", "hard_sigmoid"]
 State = list[tuple[Tensor, Tensor]]  # per layer: h and c, each (rows, layer size)
 
 
@@ -23,8 +24,17 @@ class LstmConfig:
     vocabulary_size: int
     layers: tuple[int, ...]
     embedding: int | None = None  # width of the embedding; None: one-hot
-    recurrent_activation: Literal["sigmoid", "hard_sigmoid"] = "sigmoid"
+    recurrent_activation: RecurrentActivation = "sigmoid"
     window: int | None = None  # predicts from the last `window` tokens with zero initial state; None: state is carried
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no size: this comes from files."""
+        chosen = (size for size in (self.embedding, self.window) if size is not None)
+        sizes = (self.vocabulary_size, *self.layers, *chosen)
+        if not self.layers or any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError("an LSTM has one layer or more, and its sizes are whole numbers from 1 on")
+        if self.recurrent_activation not in get_args(RecurrentActivation):
+            raise ValueError(f"recurrent_activation is {self.recurrent_activation!r}, not 'sigmoid' or 'hard_sigmoid'")
 
     @classmethod
     def from_manifest(cls, config: dict[str, Any]) -> LstmConfig:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from contracts.tokenizers import Detokenizer, Tokenizer
 
 
 class TextAssembler:
     """The text of one choice, put together token by token. Concatenated, what `feed` and `finish` return is `text`."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], ending_tokens: frozenset[int]) -> None:
-        """`ending_tokens` end a text and are no part of it."""
-        self._detokenizer = Detokenizer(tokenizer)
+    def __init__(
+        self, tokenizer: Tokenizer, stops: tuple[str, ...], ending_tokens: frozenset[int], prompt: Sequence[int] = ()
+    ) -> None:
+        """`ending_tokens` end a text and are no part of it; `prompt` stands before it."""
+        self._detokenizer = Detokenizer(tokenizer, prompt)
         self._stops = stops
         self._ending_tokens = ending_tokens
         self._held = ""  # read but not yet shown: it may be the beginning of a stop string

@@ -20,7 +20,8 @@ class ChoiceText:
         self._request = request
         self._prompt_fields = prompt_fields
         self._tokenizer = tokenizer
-        self._assembler = TextAssembler(tokenizer, request.stop, request.ending_tokens(tokenizer.end_token))
+        ending_tokens = request.ending_tokens(tokenizer.end_token)
+        self._assembler = TextAssembler(tokenizer, request.stop, ending_tokens, request.prompt_tokens)
         self._scores: list[Score] = []
         self._fresh = prompt_text(request, tokenizer) if request.echo else ""  # text that has not been published
         self._prefix = self._fresh

@@ -93,6 +93,15 @@ def test_the_options_reach_the_model(kamishibai, store):
     assert stopped == generate("--seed", 1).split(stop)[0]
 
 
+def test_a_prompt_with_characters_that_the_model_skips_is_shown_as_given(kamishibai, store):
+    def generate(prompt):
+        return kamishibai("generate", "lstm", "--prompt", prompt, "--seed", 1, "--store", store.root).out
+
+    known = generate("the").removeprefix("the")
+    assert generate("th♞e") == "th♞e" + known
+    assert generate("the\udcff") == "the?" + known, "a byte that is not UTF-8 cannot be written"
+
+
 @pytest.mark.parametrize(
     ("option", "value", "temperature"),
     [

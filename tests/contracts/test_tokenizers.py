@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import get_args
 
 import pytest
 import tokenizers
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import InvalidRequest, StoreError
-from contracts.tokenizers import BpeTokenizer, CharacterTokenizer, Detokenizer, read_tokenizer
+from contracts.tokenizers import BpeTokenizer, CharacterTokenizer, Detokenizer, UnknownPolicy, read_tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|title|>"]
 
@@ -112,31 +113,53 @@ def test_known_characters_come_back_one_token_each(text):
     assert pieces_of(CHARACTERS, tokens) == [*text, ""]
 
 
-def test_unknown_characters_are_left_out_or_named():
+def test_unknown_characters_are_skipped_replaced_or_named():
     assert CHARACTERS.encode("aXb?Xa") == CHARACTERS.encode("aba")
+    assert CharacterTokenizer("ab", "replace", "b").encode("aXb?X\ud800a") == [0, 1, 1, 1, 1, 1, 0]
     strict = CharacterTokenizer("ab", unknown="error")
     assert strict.encode("abba") == [0, 1, 1, 0]
-    with pytest.raises(InvalidRequest, match=re.escape("'?X'")):
+    with pytest.raises(InvalidRequest, match=re.escape("the characters 'X', '?'; leave them out")):
         strict.encode("aXb?Xa")
+
+
+@pytest.mark.parametrize("unknown", get_args(UnknownPolicy))
+@given(text=st.text(st.characters(codec=None)) | st.text("abäX\ud800"))
+def test_any_text_is_read_in_known_characters_or_refused(unknown, text):
+    tokenizer = CharacterTokenizer("abä\n ", unknown, "b")
+    try:
+        tokens = tokenizer.encode(text)
+    except InvalidRequest:
+        assert unknown == "error"
+        return
+    pieces = pieces_of(tokenizer, tokens)
+    assert tokenizer.encode("".join(pieces)) == tokens
 
 
 def test_a_long_list_of_unknown_characters_is_cut():
     with pytest.raises(InvalidRequest) as caught:
         CharacterTokenizer("a", unknown="error").encode("".join(map(chr, range(0x4E00, 0x5E00))))
-    assert len(caught.value.message) < 200
+    assert "'一', '丁'" in caught.value.message
+    assert "and 4076 more" in caught.value.message
+    assert len(caught.value.message) < 250
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [CHARACTERS, CharacterTokenizer("xyz", "error"), BPE], ids=["skip", "error", "bpe"]
+    "tokenizer",
+    [CHARACTERS, CharacterTokenizer("xyz", "error"), CharacterTokenizer("aX", "replace", "X"), BPE],
+    ids=["skip", "error", "replace", "bpe"],
 )
 def test_a_written_tokenizer_reads_the_same(tmp_path, tokenizer):
     tokenizer.write(tmp_path / "t.json")
-    again = read_tokenizer("bpe" if tokenizer is BPE else "characters", tmp_path / "t.json")
+    again = read_tokenizer(tokenizer.kind, tmp_path / "t.json")
     assert (again.vocabulary_size, again.end_token) == (tokenizer.vocabulary_size, tokenizer.end_token)
     assert [again.token_bytes(t) for t in range(again.vocabulary_size)] == [
         tokenizer.token_bytes(t) for t in range(again.vocabulary_size)
     ]
-    assert getattr(again, "unknown", None) == getattr(tokenizer, "unknown", None)
+    if tokenizer is BPE or tokenizer.vocabulary_size != 3:
+        assert again.encode("abX") == tokenizer.encode("abX")
+    else:
+        with pytest.raises(InvalidRequest):
+            again.encode("abX")
 
 
 BAD_CHARACTERS = [
@@ -146,6 +169,10 @@ BAD_CHARACTERS = [
     {"characters": [1, 2], "unknown": "skip"},
     {"characters": {"a": 1}, "unknown": "skip"},
     {"characters": "ab", "unknown": "maybe"},
+    {"characters": "ab", "unknown": "replace"},
+    {"characters": "ab", "unknown": "replace", "unknown_token": "c"},
+    {"characters": "ab", "unknown": "replace", "unknown_token": "ab"},
+    {"characters": "ab", "unknown": "skip", "colour": "red"},
     {"characters": "ab"},
     {"characters": "\ud800", "unknown": "skip"},
     [],

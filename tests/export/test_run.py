@@ -77,7 +77,18 @@ def test_a_flipped_byte_is_found_when_the_bundle_is_opened(run, store, name):
 REFUSALS = {
     "family": ({"family": "rnn"}, "family"),
     "config": ({"config": {"layer": 3}}, "does not fit the family 'lstm'"),
-    "config of another type": ({"config": {"vocabulary_size": "4", "layers": [8]}}, "is not the config of a model"),
+    "config of another type": ({"config": {"vocabulary_size": "4", "layers": [8]}}, "its sizes are whole numbers"),
+    "no layer": ({"config": {"vocabulary_size": 4, "layers": []}}, "one layer or more"),
+    "a layer of nothing": ({"config": {"vocabulary_size": 4, "layers": [8, 0]}}, "whole numbers from 1 on"),
+    "half a window": ({"config": {"vocabulary_size": 4, "layers": [8, 6], "window": 2.5}}, "whole numbers from 1 on"),
+    "an embedding of nothing": (
+        {"config": {"vocabulary_size": 4, "layers": [8, 6], "embedding": 0}},
+        "whole numbers from 1 on",
+    ),
+    "activation": (
+        {"config": {"vocabulary_size": 4, "layers": [8, 6], "recurrent_activation": "relu"}},
+        "recurrent_activation is 'relu'",
+    ),
     "other sizes": ({"config": {"vocabulary_size": 4, "layers": [8, 7]}}, "layers.1.weight_hh_l0 is"),
     "other vocabulary": ({"config": {"vocabulary_size": 5, "layers": [8, 6]}}, "tokenizer has 4 tokens"),
     "no tokenizer": ({"tokenizer": None}, "needs a tokenizer"),

@@ -32,6 +32,9 @@ class PieceTokenizer:
     def token_bytes(self, token):
         return self.PIECES[token]
 
+    def drops_space_after(self, token):
+        return False
+
 
 PIECES = PieceTokenizer()
 TOKENIZER = cast(Tokenizer, PIECES)  # nothing else of it is asked for

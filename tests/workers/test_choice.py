@@ -7,7 +7,7 @@ import tokenizers
 
 from contracts.prompt_fields import PromptFields
 from contracts.requests import Target, TextRequest
-from contracts.tokenizers import BpeTokenizer
+from contracts.tokenizers import BpeTokenizer, WordTokenizer
 from workers.choice import ChoiceText
 from workers.engines import Score
 
@@ -58,6 +58,29 @@ def test_echo_and_log_probabilities_line_up_with_the_text(tokenizer):
     assert logprobs.top_logprobs[0] is None
     for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
         assert token.startswith("bytes:") or result.text.startswith(token, offset)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "text"),
+    [
+        ("War", ", and peace.", "war, and peace."),
+        ("war", "and (peace)", "war and (peace)"),
+        ("war (", "peace)", "war (peace)"),
+        ("<end>", "war", "war"),
+    ],
+)
+def test_a_text_of_words_goes_on_as_people_write_it(prompt, output, text):
+    words = WordTokenizer([*".,()", "war", "and", "peace", "<end>"], end_token="<end>")
+    written = text.removeprefix(prompt.lower())
+    for echo in (True, False):
+        choice = ChoiceText(request_of(words, prompt, echo=echo), words, None)
+        published = ""
+        for token in words.encode(output):
+            choice.take([token], [])
+            published += (choice.to_publish() or (0, ""))[1]
+            choice.published()
+        choice.finish("length")
+        assert choice.result([]).text == published == (text if echo else written)
 
 
 def test_the_chosen_token_is_always_among_the_likeliest(tokenizer):

@@ -1,0 +1,77 @@
+"""Byte-level BPE, GPT-2's kind, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import tokenizers
+
+from contracts.errors import InvalidRequest, StoreError
+from contracts.tokenizers.tokenizer import TokenizerKind
+
+
+class BpeTokenizer:
+    """GPT-2's kind: byte-level BPE. `end_token` ends a text and stands for no characters of it."""
+
+    kind: ClassVar[TokenizerKind] = "bpe"
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, end_token: str = "<|endoftext|>") -> None:  # noqa: S107 - not a password
+        if not isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel):
+            raise StoreError("only byte-level BPE tokenizers (GPT-2's kind) can be used")
+        self._tokenizer = tokenizer
+        self.end_token: int | None = tokenizer.token_to_id(end_token)
+        # Ids may have gaps; what counts is the largest.
+        self.vocabulary_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
+        added = tokenizer.get_added_tokens_decoder()
+        self._bytes = [b""] * (max(tokenizer.get_vocab().values()) + 1)
+        byte_of = _byte_of_character()
+        for piece, token in tokenizer.get_vocab().items():
+            if token in added:
+                self._bytes[token] = b"" if added[token].special else added[token].content.encode()
+            else:
+                self._bytes[token] = bytes(byte_of[character] for character in piece)
+
+    @classmethod
+    def parse(cls, content: bytes) -> BpeTokenizer:
+        """From a `tokenizer.json` of the library. Raises StoreError."""
+        try:
+            return cls(tokenizers.Tokenizer.from_buffer(content))
+        except Exception as error:  # the library raises nothing more special
+            raise StoreError(str(error)) from None
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError:  # the library's word for half a surrogate pair
+            raise InvalidRequest("The text holds bytes that are not UTF-8; leave them out.") from None
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        # A model may have more rows than its tokenizer has tokens (padded vocabularies); those stand for nothing.
+        return self._bytes[token] if token < len(self._bytes) else b""
+
+    def drops_space_after(self, token: int | None) -> bool:
+        return False
+
+    def marked_bytes(self, token: int) -> bytes:
+        return self.token_bytes(token) or (self._tokenizer.id_to_token(token) or "").encode()
+
+    def token_text(self, token: int) -> str:
+        content = self.token_bytes(token)
+        if not content:
+            return self._tokenizer.id_to_token(token) or ""
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+
+    def write(self, path: Path) -> None:
+        self._tokenizer.save(str(path))
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the other 68 are moved behind U+0100 in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    moved = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(moved)}
