@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from contracts.bundle import Bundle
+from contracts.errors import InvalidRequest
 from contracts.prompt_fields import PromptFields
 from contracts.requests import TextRequest
 from contracts.results import Choice, FinishReason, Logprobs, TextResult
@@ -102,10 +103,13 @@ class TextAnswer:
     """All choices of a request."""
 
     def __init__(self, request: TextRequest, bundle: Bundle, fingerprint: str) -> None:
+        """Raises InvalidRequest for a prompt with tokens that have no text; any client of Redis can write one."""
         self._request = request
         self._fingerprint = fingerprint
-        fields = bundle.manifest.prompt_fields
-        self.choices = [ChoiceText(request, bundle.tokenizer(), fields) for _ in range(request.n)]
+        tokenizer, fields = bundle.tokenizer(), bundle.manifest.prompt_fields
+        if (largest := max(request.prompt_tokens)) >= tokenizer.vocabulary_size:
+            raise InvalidRequest(f"Token {largest} is not among the model's {tokenizer.vocabulary_size}.")
+        self.choices = [ChoiceText(request, tokenizer, fields) for _ in range(request.n)]
         self._prompt_scores: list[Score] = []
 
     def take(self, delta: Delta) -> bool:

@@ -105,6 +105,14 @@ def test_tokens_that_the_model_has_not_are_refused_before_they_meet_the_batch(st
             perform(text.model_dump(mode="json") | {"logit_bias": [[token, 1.0]]})
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_prompt_of_tokens_that_have_no_text_is_refused_on_take_off(store, text, echo):
+    size = store.open("lstm").tokenizer().vocabulary_size
+    lease = lease_of(text.model_copy(update={"prompt_tokens": (0, size), "echo": echo}))
+    with pytest.raises(InvalidRequest, match=f"Token {size} is not among the model's {size}"):
+        take_off(lease, store.open("lstm"), "fingerprint")
+
+
 def test_a_payload_on_the_queue_of_another_model_is_refused(store, text):
     lease = lease_of(text)
     other = Lease(lease.job_id, lease.execution_id, "gpt2@1/pytorch-fp32/normal", lease.data, 60.0)
