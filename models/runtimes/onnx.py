@@ -19,6 +19,9 @@ from models.lstm import LstmConfig
 from models.runtimes import MACHINE_THREADS, MOST_SLOTS, PREFILL_CHUNK, Chunk, TextBackend
 
 WIDE_LAYER = 256
+# How long threads wait for each other without sleeping: on quiet cores a step gets a fifth faster, on cores that others
+# use a quarter slower; longer gains no more and costs more (docs/log.md).
+SPIN_MICROSECONDS = 50
 
 Floats = NDArray[np.float32]
 
@@ -50,7 +53,7 @@ def open_session(graph: Path, threads: int) -> Any:
         raise StoreError("ONNX variants need ONNX Runtime; install it with: pip install 'kamishibai[cpu]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with other processes
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own

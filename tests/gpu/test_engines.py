@@ -22,6 +22,16 @@ def test_greedy_text_on_the_gpu_equals_the_cpus(store, name):
     assert LocalModel(bundle, device="cuda").text(request) == LocalModel(bundle).text(request)
 
 
+def test_likeliest_beams_on_the_gpu_are_the_cpus(store):
+    bundle = store.open("gpt2")
+    tokens = tuple(bundle.tokenizer().encode("the quick brown fox"))
+    request = TextRequest(
+        target=bundle.target(), seed=1, prompt_tokens=tokens, max_tokens=30, temperature=0.0, num_beams=4, n=2
+    )
+    texts = [LocalModel(bundle, device=device).text(request).choices for device in ("cuda", "cpu")]
+    assert [choice.text for choice in texts[0]] == [choice.text for choice in texts[1]]
+
+
 def test_pictures_on_the_gpu_are_the_cpus_to_a_grey_level(store):
     from models.noise import latents
     from models.runtimes.pytorch import load_images
