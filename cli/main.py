@@ -226,6 +226,64 @@ def probe(context: click.Context, model: str, device: str, variant: str | None) 
     show_probe((context.parent or context).params["store"], model, device, variant)
 
 
+@cli.group()
+def keys() -> None:
+    """Say who may ask a server: make, list and revoke API keys.
+
+    They lie in Redis: that of `kamishibai up` on the store, if it runs, or the one given.
+    """
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    type=click.Choice(["infer", "admin"]),
+    default="infer",
+    show_default=True,
+    help="infer: ask models, and see the jobs made with this key. admin: also see all jobs, and the metrics.",
+)
+@STORE
+@REDIS_URL
+def create(**options: Any) -> None:
+    """Make a key and show it, once. From the first key on, every route but /healthz and /readyz needs one."""
+    from cli.keys import create_key
+
+    create_key(**options)
+
+
+@keys.command(name="list")
+@STORE
+@REDIS_URL
+def list_(**options: Any) -> None:
+    """List all keys, the revoked ones too."""
+    from cli.keys import list_keys
+
+    list_keys(**options)
+
+
+@keys.command()
+@click.argument("name_or_id", metavar="NAME|ID")
+@STORE
+@REDIS_URL
+def revoke(**options: Any) -> None:
+    """Refuse a key from now on. When the last one is revoked, nobody is let in."""
+    from cli.keys import revoke_key
+
+    revoke_key(**options)
+
+
+@keys.command()
+@click.confirmation_option(prompt="Forget all API keys, and let in whoever reaches the servers?")
+@STORE
+@REDIS_URL
+def off(**options: Any) -> None:
+    """Forget all keys and need none any more."""
+    from cli.keys import forget_keys
+
+    forget_keys(**options)
+
+
 @cli.command()
 @click.argument("job")
 @STORE

@@ -3,6 +3,8 @@
 KamishibaiError                 status  code                  retryable
 ├── InvalidRequest                 400  invalid_value         no
 │   └── BodyTooLarge               413  body_too_large        no
+├── Unauthenticated                401  invalid_api_key       no
+├── Forbidden                      403  forbidden             no
 ├── NotFound                       404  not_found             no
 │   └── UnknownModel               404  model_not_found       no
 ├── JobCancelled                   409  cancelled             no
@@ -49,6 +51,14 @@ class InvalidRequest(KamishibaiError):
 
 class BodyTooLarge(InvalidRequest):
     status, code = 413, "body_too_large"
+
+
+class Unauthenticated(KamishibaiError):
+    status, code, type = 401, "invalid_api_key", "invalid_request_error"
+
+
+class Forbidden(KamishibaiError):
+    status, code, type = 403, "forbidden", "invalid_request_error"
 
 
 class NotFound(KamishibaiError):

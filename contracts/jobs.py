@@ -56,6 +56,7 @@ class JobRecord:
     ended_at: float | None
     result: TextResult | ImageResult | None
     error: KamishibaiError | None
+    owner: str | None  # id of the API key that made it; None: made while there were no keys
 
     @property
     def ended(self) -> bool:
@@ -77,10 +78,12 @@ class JobQueue:
         result_seconds: int,
         timeout_seconds: int,
         job_id: str | None = None,
+        owner: str | None = None,
     ) -> str:
         """Put a request on its queue in one transaction and ring the bell. Returns the job's id.
 
-        Once this returns, the job is the queue's: it ends in exactly one terminal state.
+        Once this returns, the job is the queue's: it ends in exactly one terminal state. `owner` is whose job it is:
+        the id of an API key.
         """
         queue = self._queue(request.target.queue_name)
         job = Job.create(
@@ -94,6 +97,7 @@ class JobQueue:
             timeout=timeout_seconds,
             result_ttl=result_seconds,
             failure_ttl=result_seconds,
+            meta={"owner": owner} if owner else None,
         )
         # RQ's own cleanup fails a job whose lease has run out unless retries are left; see docs/architecture.md.
         retry = Retry(max=LOST_LEASES_ALLOWED)
@@ -108,20 +112,20 @@ class JobQueue:
         """Raises NotFound for an id that was never given out or has outlived its lifetime."""
         check_job_id(job_id)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(_job_key(job_id), "status", "data", "created_at", "started_at", "ended_at")
+            pipe.hmget(_job_key(job_id), "status", "data", "created_at", "started_at", "ended_at", "meta")
             pipe.xrevrange(_results_key(job_id), count=1)
             try:
                 fields, results = pipe.execute()
             except ResponseError as error:
                 if "WRONGTYPE" in str(error):
-                    raise _no_such_job(job_id) from None
+                    raise no_such_job(job_id) from None
                 raise
         if fields[0] is None or fields[1] is None:
-            raise _no_such_job(job_id)
+            raise no_such_job(job_id)
         try:
             return _record(job_id, fields, results[0][1] if results else {})
         except InvalidRequest:
-            raise _no_such_job(job_id) from None  # a job of somebody else's on the same Redis
+            raise no_such_job(job_id) from None  # a job of somebody else's on the same Redis
 
     def pictures(self, result: ImageResult) -> list[str]:
         """The pictures of a result, base64 PNG. Raises NotFound when they have outlived their lifetime."""
@@ -141,7 +145,7 @@ class JobQueue:
         check_job_id(job_id)
         outcome: bytes = self._cancel(keys=[], args=[job_id])
         if outcome == b"missing":
-            raise _no_such_job(job_id)
+            raise no_such_job(job_id)
         return outcome == b"cancelled"
 
     def delete(self, record: JobRecord) -> None:
@@ -212,12 +216,12 @@ def new_job_id() -> str:
 def check_job_id(job_id: str) -> str:
     """Ids become parts of Redis keys. Raises NotFound for what can be no id of ours."""
     if not job_id.isascii() or not job_id.replace("-", "").isalnum() or len(job_id) > 64:
-        raise _no_such_job(job_id)
+        raise no_such_job(job_id)
     return job_id
 
 
 def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
-    status_of_rq, data, created_at, started_at, ended_at = fields
+    status_of_rq, data, created_at, started_at, ended_at, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
     return JobRecord(
         id=job_id,
@@ -228,6 +232,7 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
         ended_at=_unix_seconds(ended_at),
         result=_result_of(result) if status == "succeeded" else None,
         error=_error_of(result) if status == "failed" else None,
+        owner=_owner_of(meta),
     )
 
 
@@ -240,6 +245,14 @@ def request_of(data: bytes) -> TextRequest | ImageRequest:
     if function != JOB_FUNCTION or instance is not None or kwargs or not isinstance(args, list) or len(args) != 1:
         raise InvalidRequest(f"The job asks for {function!r}; only {JOB_FUNCTION} with one request is run here.")
     return parse_request(args[0])
+
+
+def _owner_of(meta: bytes | None) -> str | None:
+    try:
+        owner = json.loads(meta or b"{}")["owner"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return owner if isinstance(owner, str) else None
 
 
 def _result_of(result: dict[bytes, bytes]) -> TextResult | ImageResult | None:
@@ -269,7 +282,8 @@ def _ring(pipe: Pipeline, queue: str) -> None:
     pipe.expire(keys.bell(queue), keys.BELL_SECONDS)
 
 
-def _no_such_job(job_id: str) -> NotFound:
+def no_such_job(job_id: str) -> NotFound:
+    """What is said of a job that does not exist, and of one that is somebody else's."""
     return NotFound(f"There is no job {job_id[:80]!r}; perhaps it is past its lifetime.", param="id")
 
 

@@ -1,4 +1,5 @@
-"""Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime.
+"""Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime but
+for the API keys, which stay.
 
 kamishibai:bell:<queue>               list    one token while a queue may hold work; workers wait on it
 kamishibai:worker:<worker>            string  JSON: what a worker serves and its counters (contracts.announcements)
@@ -6,6 +7,7 @@ kamishibai:workers                    set     names of workers that have announc
 kamishibai:text:<job>:<choice>        string  text of a streaming job's choice so far, UTF-8
 kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
 kamishibai:janitor                    string  lock of the worker parent that looks for lost leases
+kamishibai:keys                       hash    API keys by id, JSON (contracts.api_keys); only the operator writes it
 
 channel kamishibai:ended              JSON list of job ids that have reached a terminal state
 channel kamishibai:deltas             JSON list of [job id, choice, byte offset, text]
@@ -17,6 +19,7 @@ from __future__ import annotations
 PREFIX = "kamishibai:"
 WORKERS = PREFIX + "workers"
 JANITOR = PREFIX + "janitor"
+API_KEYS = PREFIX + "keys"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
 

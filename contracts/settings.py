@@ -30,10 +30,13 @@ class Settings:
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
     job_timeout_seconds: int = 600
     kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models
+    keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise ValueError(f"port ({variable('port')}) is {self.port}; it must lie between 1 and 65535")
+        if self.keys not in ("auto", "required"):
+            raise ValueError(f"keys ({variable('keys')}) is {self.keys!r}; it must be auto or required")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not 0 < value < math.inf:

@@ -13,7 +13,7 @@ from contracts.connection import connect
 from contracts.settings import Settings
 from server.failures import error_response
 from server.routes import completions, images, jobs, models, operations
-from server.services import EXTENSION, assemble
+from server.services import EXTENSION, assemble, services
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -31,6 +31,7 @@ def create_app(settings: Settings, connection: Redis | None = None) -> Flask:
         app.register_blueprint(module.blueprint)
     app.register_error_handler(Exception, error_response)
     app.before_request(_take_request_id)
+    app.before_request(_admit)
     app.after_request(_give_request_id)
     return app
 
@@ -44,6 +45,10 @@ def _json_in_order(app: Flask) -> DefaultJSONProvider:
 def _take_request_id() -> None:
     given = request.headers.get("x-request-id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _admit() -> None:
+    services().access.admit()
 
 
 def _give_request_id(response: Response) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contracts.errors import JobCancelled, JobTimedOut
 from contracts.jobs import JobRecord
 from contracts.requests import ImageRequest, TextRequest
+from server.access import caller
 from server.services import Services
 
 MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that the job itself may take
@@ -15,7 +16,10 @@ MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that 
 def enqueue_call(here: Services, request: TextRequest | ImageRequest) -> str:
     """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id."""
     return here.jobs.enqueue(
-        request, result_seconds=here.settings.sync_result_seconds, timeout_seconds=here.settings.job_timeout_seconds
+        request,
+        result_seconds=here.settings.sync_result_seconds,
+        timeout_seconds=here.settings.job_timeout_seconds,
+        owner=caller().owner,
     )
 
 

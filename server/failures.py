@@ -8,7 +8,14 @@ from flask import Response, g, has_request_context, jsonify, request
 from redis import RedisError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, QueueUnavailable
+from contracts.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    KamishibaiError,
+    NotFound,
+    QueueUnavailable,
+    Unauthenticated,
+)
 
 RETRY_AFTER_SECONDS = 2
 DISCARD_BYTES = 16 << 20
@@ -47,7 +54,7 @@ def to_error(exception: Exception) -> KamishibaiError:
 def error_response(exception: Exception) -> Response:
     """The HTTP answer to an exception."""
     error = to_error(exception)
-    if isinstance(error, BodyTooLarge):
+    if isinstance(error, BodyTooLarge | Unauthenticated):
         _discard_body()
     response = jsonify(error.body())
     response.status_code = error.status
@@ -55,6 +62,8 @@ def error_response(exception: Exception) -> Response:
     response.headers["x-should-retry"] = "true" if error.retryable else "false"
     if error.retryable:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="kamishibai"'
     if isinstance(exception, HTTPException):
         response.headers.extend([header for header in exception.get_headers() if header[0] == "Allow"])
     return response

@@ -12,6 +12,7 @@ from redis import Redis
 from contracts.jobs import JobQueue
 from contracts.settings import Settings
 from contracts.store import Store
+from server.access import Access
 from server.admission import Admission
 from server.catalogue import Catalogue
 from server.metrics import QueueCollector
@@ -24,6 +25,7 @@ EXTENSION = "kamishibai"
 class Services:
     settings: Settings
     redis: Redis
+    access: Access
     jobs: JobQueue
     catalogue: Catalogue
     admission: Admission
@@ -41,6 +43,7 @@ def assemble(settings: Settings, connection: Redis) -> Services:
     return Services(
         settings=settings,
         redis=connection,
+        access=Access(settings, connection),
         jobs=jobs,
         catalogue=catalogue,
         admission=Admission(settings, catalogue),

@@ -54,8 +54,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def load(self) -> Any:
         # In the worker process, after gevent has patched the standard library.
         from server.app import create_app
+        from server.services import EXTENSION
 
-        return create_app(self._settings)
+        app = create_app(self._settings)
+        gevent.spawn(app.extensions[EXTENSION].access.warn_if_open)
+        return app
 
     def drain(self) -> None:
         from server.services import EXTENSION

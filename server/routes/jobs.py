@@ -6,8 +6,10 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from contracts.errors import InvalidRequest
+from contracts.jobs import JobRecord, no_such_job
 from contracts.requests import JobBody
 from server import client
+from server.access import caller
 from server.admission import decode, parse
 from server.responses import job_body
 from server.services import services
@@ -23,6 +25,7 @@ def create_job() -> ResponseReturnValue:
         here.admission.job(parse(JobBody, decode(client.body()))),
         result_seconds=here.settings.job_result_seconds,
         timeout_seconds=here.settings.job_timeout_seconds,
+        owner=caller().owner,
     )
     location = url_for("jobs.read_job", job_id=job_id)
     return job_body(here.jobs.read(job_id), here.jobs), 202, {"Location": location}
@@ -33,10 +36,12 @@ def read_job(job_id: str) -> ResponseReturnValue:
     """A job as it is, or, with `?wait=SECONDS`, as soon as it has ended."""
     here = services()
     wait_seconds = _wait_seconds(here.settings.max_wait_seconds)
-    client_is_there = client.presence()
-    record = here.waiting.wait_ended(
-        job_id, wait_seconds, still_there=lambda: not here.waiting.draining and client_is_there()
-    )
+    record = _visible(job_id)
+    if wait_seconds and not record.ended:
+        client_is_there = client.presence()
+        record = here.waiting.wait_ended(
+            job_id, wait_seconds, still_there=lambda: not here.waiting.draining and client_is_there()
+        )
     return job_body(record, here.jobs)
 
 
@@ -44,12 +49,20 @@ def read_job(job_id: str) -> ResponseReturnValue:
 def delete_job(job_id: str) -> ResponseReturnValue:
     """Cancel a job that has not ended; forget one that has."""
     here = services()
-    record = here.jobs.read(job_id)
+    record = _visible(job_id)
     if record.ended:
         here.jobs.delete(record)
         return {"id": job_id, "deleted": True}
     here.jobs.cancel(job_id)
     return job_body(here.jobs.read(job_id), here.jobs)
+
+
+def _visible(job_id: str) -> JobRecord:
+    """A job of the caller's own; those of others are as unknown to it as those that never were."""
+    record = services().jobs.read(job_id)
+    if not caller().sees(record):
+        raise no_such_job(job_id)
+    return record
 
 
 def _wait_seconds(most: float) -> float:

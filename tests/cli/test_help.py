@@ -25,7 +25,18 @@ ALL = list(commands(cli))
 
 def test_all_commands_are_known_to_these_tests():
     names = {" ".join(path) for path in ALL}
-    assert {"up", "serve", "worker", "demo", "models", "generate", "export", "import hf", "import tfjs"} <= names
+    assert {
+        "up",
+        "serve",
+        "worker",
+        "demo",
+        "models",
+        "generate",
+        "export",
+        "keys create",
+        "import hf",
+        "import tfjs",
+    } <= names
 
 
 @pytest.mark.parametrize("path", [[], *ALL], ids=" ".join)

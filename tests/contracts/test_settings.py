@@ -20,7 +20,7 @@ def test_the_process_environment_is_read(monkeypatch):
 
 
 def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
-    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", 1, 2, 3, 4.5, 6, 7, 8, 9, 10)  # noqa: S104
+    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", 1, 2, 3, 4.5, 6, 7, 8, 9, 10, "required")  # noqa: S104
     assert all(getattr(changed, field.name) != field.default for field in fields(Settings))
     environment = changed.to_environment()
     assert set(environment) == {f"KAMISHIBAI_{field.name.upper()}" for field in fields(Settings)}
@@ -57,6 +57,7 @@ def test_variables_of_others_are_ignored():
         ("KAMISHIBAI_SYNC_RESULT_SECONDS", "0", "greater than 0"),
         ("KAMISHIBAI_JOB_RESULT_SECONDS", "0", "greater than 0"),
         ("KAMISHIBAI_JOB_TIMEOUT_SECONDS", "-5", "greater than 0"),
+        ("KAMISHIBAI_KEYS", "optional", "auto or required"),
     ],
 )
 def test_a_bad_value_is_refused_by_variable_value_and_remedy(variable, value, remedy):

@@ -11,8 +11,9 @@ import threading
 import time
 
 import pytest
-from openai import OpenAI
+from openai import AuthenticationError, OpenAI
 
+from contracts.api_keys import ApiKeys
 from contracts.jobs import JobQueue
 from contracts.requests import TextRequest
 
@@ -45,7 +46,7 @@ class Server:
     def request(self, method, path, body=""):
         """A raw connection on which a request has been sent."""
         connection = self.connect()
-        head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall((head + body).encode())
         return connection
 
@@ -60,8 +61,8 @@ def start(settings, tmp_path, worker, eventually):
     """A server of the test's own, to be stopped by it."""
     servers = []
 
-    def start():
-        servers.append(Server(settings, tmp_path))
+    def start(**changes):
+        servers.append(Server(settings.__class__(**vars(settings) | changes), tmp_path))
         eventually(servers[-1].alive)
         return servers[-1]
 
@@ -128,6 +129,33 @@ def test_openais_client_works_as_it_is(start, worker):
     assert server.log() == ""  # no warning of gevent's about ssl, nothing about a normal end
 
 
+def test_openais_client_sends_its_key(start, worker, redis):
+    key = ApiKeys(redis).create("one", "infer")
+    url = f"{start().url}/v1"
+    with OpenAI(base_url=url, api_key=key, max_retries=0) as openai, worker.working():
+        assert openai.completions.create(model="tiny-text", prompt="ab").choices[0].text == "hello"
+        stream = openai.completions.create(model="tiny-text", prompt="ab", stream=True)
+        assert "".join(chunk.choices[0].text for chunk in stream) == "hello"
+    with (
+        OpenAI(base_url=url, api_key="sk-wrong", max_retries=0) as openai,
+        pytest.raises(AuthenticationError, match="not known here or was revoked"),
+    ):
+        openai.models.list()
+
+
+def test_a_refused_client_that_sends_much_still_reads_its_answer(start, worker, redis):
+    ApiKeys(redis).create("one", "infer")
+    answer = read_all(start().request("POST", "/v1/completions", "x" * 5_000_000))
+    assert b"401" in answer.splitlines()[0]
+    assert b"invalid_api_key" in answer
+
+
+def test_listening_beyond_this_machine_without_a_key_is_warned_of_at_the_start(start, worker, redis, eventually):
+    server = start(host="0.0.0.0")  # noqa: S104
+    eventually(lambda: "anybody who reaches 0.0.0.0 may use this server" in server.log())
+    assert "kamishibai keys create" in server.log()
+
+
 def test_pieces_of_a_stream_arrive_while_the_job_runs(start, worker, redis, eventually):
     server, subscribers = start(), _subscribers(redis)
     with server.request("POST", "/v1/completions", '{"prompt": "a", "stream": true}') as connection:
@@ -145,7 +173,7 @@ def test_a_body_over_the_limit_is_answered_although_nobody_reads_it(server):
     answer = read_all(server.request("POST", "/v1/completions", "x" * 2_000_000))
     assert b"413" in answer.splitlines()[0]
     assert b"body_too_large" in answer
-    chunked = "POST /v1/completions HTTP/1.1\r\nHost: here\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = "POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     connection = server.connect()
     connection.sendall(chunked.encode() + b"10000\r\n" + b"x" * 65536 + b"\r\n0\r\n\r\n")
     assert b"body_too_large" in read_all(connection)

@@ -1,0 +1,72 @@
+"""`kamishibai keys`: who may ask the servers on one Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from redis.exceptions import RedisError
+
+from contracts.api_keys import ApiKeys, Scope
+from contracts.connection import connect
+from contracts.errors import StoreError
+from contracts.settings import from_environment
+from workers.embedded_redis import running_url
+
+
+def create_key(name: str, scope: Scope, store: Path, redis_url: str | None) -> None:
+    """The key goes to standard output, alone, so that a script can keep it. Raises ValueError, StoreError."""
+    with _keys(store, redis_url) as keys:
+        first = keys.read() is None
+        text = keys.create(name, scope)
+    click.echo(text)
+    click.echo(f"This is the only time that it is shown. It works within a second; scope {scope}.", err=True)
+    if first:
+        click.echo("It is the first key: from now on every route but /healthz and /readyz needs one.", err=True)
+
+
+def list_keys(store: Path, redis_url: str | None) -> None:
+    """Raises StoreError."""
+    with _keys(store, redis_url) as keys:
+        found = keys.read()
+    if found is None:
+        click.echo("There are no API keys; servers are open to whoever reaches them.")
+        return
+    rows = [("ID", "NAME", "SCOPE", "CREATED", "REVOKED")]
+    for key in sorted(found.values(), key=lambda key: key.created_at):
+        rows.append((key.id, key.name, key.scope, _day(key.created_at), _day(key.revoked_at)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def revoke_key(name_or_id: str, store: Path, redis_url: str | None) -> None:
+    """Raises ValueError, StoreError."""
+    with _keys(store, redis_url) as keys:
+        key = keys.revoke(name_or_id)
+    click.echo(f"{key.name} ({key.id}) is revoked; servers refuse it within a second.")
+
+
+def forget_keys(store: Path, redis_url: str | None) -> None:
+    """Raises StoreError."""
+    with _keys(store, redis_url) as keys:
+        keys.forget_all()
+    click.echo("All API keys are forgotten; servers are open to whoever reaches them, unless KAMISHIBAI_KEYS=required.")
+
+
+@contextmanager
+def _keys(store: Path, redis_url: str | None) -> Iterator[ApiKeys]:
+    """Of the Redis given, else of the running `up` of the store."""
+    settings = from_environment(store=store, redis_url=redis_url or running_url(store))
+    try:
+        yield ApiKeys(connect(settings.redis_url))
+    except RedisError as error:
+        message = f"Redis cannot be used ({error}); start `kamishibai up` or give another one with --redis-url"
+        raise StoreError(message) from None
+
+
+def _day(seconds: int | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds is not None else "-"
