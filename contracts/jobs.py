@@ -138,7 +138,8 @@ class JobQueue:
 
     def text_from(self, job_id: str, choice: int, offset: int) -> str:
         """The text of a streaming job's choice so far, from a byte offset on."""
-        return cast(bytes, self._redis.getrange(keys.text(job_id, choice), offset, -1)).decode()
+        stored = cast(bytes, self._redis.getrange(keys.text(job_id, choice), offset, -1))
+        return stored.decode(errors="replace")  # the offset is a client's word
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a queued or running job; False if it has ended already. Raises NotFound."""

@@ -98,12 +98,6 @@ class Admission:
 
     def job(self, body: JobBody) -> TextRequest | ImageRequest:
         """A request of either task; the model decides which. Raises InvalidRequest, UnknownModel and NotReady."""
-        if body.input.get("stream") is True:
-            raise InvalidRequest(
-                "'input.stream' is true, but a job is read when it has ended: leave it out and"
-                " GET /v1/jobs/<id>?wait=60, or stream with POST /v1/completions",
-                param="input.stream",
-            )
         model = self._catalogue.resolve(_model_of(body))
         fields = {**body.input, "model": model.target.model}
         if model.manifest.task == "text":

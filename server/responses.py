@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from flask import Response, stream_with_context
 
 from contracts.errors import EngineFailed, JobCancelled
 from contracts.jobs import JobQueue, JobRecord
@@ -53,6 +56,14 @@ def job_body(record: JobRecord, jobs: JobQueue) -> Json:
     elif record.error is not None:
         body.update(record.error.body())
     return body
+
+
+def event_stream(events: Iterable[str]) -> Response:
+    """An answer of server-sent events, sent as they come."""
+    response = Response(stream_with_context(iter(events)), mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the pieces back
+    return response
 
 
 def text_chunk(record: JobRecord, index: int, text: str) -> Json:

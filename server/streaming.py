@@ -1,21 +1,26 @@
-"""A completion as server-sent events: first what is new, at the end what the result says, never the same text twice."""
+"""A job as server-sent events: first what is new, at the end what the result says, never the same text twice.
+
+The id of an event says how far each choice's text has come, in bytes: whoever lost the connection goes on from there,
+on any server.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from redis import RedisError
 
-from contracts.errors import JobTimedOut, NotFound
+from contracts.errors import InvalidRequest, JobTimedOut, NotFound
 from contracts.jobs import JobQueue, JobRecord
+from contracts.requests import TextRequest
 from contracts.results import TextResult
 from server.failures import to_error
-from server.responses import end_chunk, result_of, text_chunk, usage_chunk
+from server.responses import end_chunk, result_body, result_of, text_chunk, usage_chunk
 from server.waiting import GLANCE_SECONDS, Delta, Look, Mailbox, Waiting
 
 HEARTBEAT_SECONDS = 10.0
@@ -23,8 +28,8 @@ HEARTBEAT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-class CompletionStream:
-    """The events of one streaming job, as text for the wire. Leaving early, by client or by time, cancels the job."""
+class JobStream:
+    """The events of one job, as text for the wire."""
 
     def __init__(
         self,
@@ -32,18 +37,20 @@ class CompletionStream:
         waiting: Waiting,
         job_id: str,
         *,
-        choices: int,
-        include_usage: bool,
-        timeout_seconds: float,
+        offsets: Sequence[int],
         still_there: Callable[[], bool],
+        timeout_seconds: float | None = None,
+        include_usage: bool = False,
     ) -> None:
+        """`offsets` is how much of each choice's text the client has, in UTF-8 bytes. With a limit the job is the
+        client's alone: leaving early, by client or by time, cancels it."""
         self._jobs = jobs
         self._waiting = waiting
         self._job_id = job_id
         self._include_usage = include_usage
         self._timeout_seconds = timeout_seconds
         self._still_there = still_there
-        self._sent_bytes = [0] * choices  # how much of each choice's text the client has, in UTF-8
+        self._sent_bytes = list(offsets)
 
     def __iter__(self) -> Iterator[str]:
         ended = False
@@ -58,12 +65,14 @@ class CompletionStream:
             # The status line is long gone; an error object as the last event is what OpenAI's clients understand.
             yield _event(to_error(error).body())
         finally:
-            if not ended:
+            if not ended and self._timeout_seconds is not None:
                 self._cancel()
 
     def _until_ended(self, mailbox: Mailbox) -> Generator[str, None, JobRecord]:
         """Events up to the job's end, or until the client is gone. Returns the job as it is then."""
         record = self._jobs.read(self._job_id)
+        if record.status == "running":
+            yield from self._known_text(record)
         began = spoke = time.monotonic()
         while not record.ended:
             mail = mailbox.get(GLANCE_SECONDS)
@@ -78,13 +87,19 @@ class CompletionStream:
             if now - spoke > HEARTBEAT_SECONDS:
                 yield ": still working\n\n"
                 spoke = now
-            if now - began > self._timeout_seconds:
+            if self._timeout_seconds is not None and now - began > self._timeout_seconds:
                 raise JobTimedOut(f"The job did not end within {self._timeout_seconds:.0f} seconds and was cancelled.")
         return record
 
+    def _known_text(self, record: JobRecord) -> Iterator[str]:
+        """What was written before we listened."""
+        for choice, sent_bytes in enumerate(self._sent_bytes):
+            text = self._jobs.text_from(record.id, choice, sent_bytes)
+            yield from self._unsent(record, Delta(choice, sent_bytes, text))
+
     def _new_text(self, record: JobRecord, delta: Delta) -> Iterator[str]:
         choice, sent_bytes = delta.choice, self._sent_bytes[delta.choice]
-        if delta.offset > sent_bytes:  # messages were lost, or published before we listened
+        if delta.offset > sent_bytes:  # messages were lost
             text = self._jobs.text_from(record.id, choice, sent_bytes)
             yield from self._unsent(record, Delta(choice, sent_bytes, text))
         if delta.offset <= self._sent_bytes[choice]:
@@ -99,15 +114,19 @@ class CompletionStream:
 
     def _end(self, record: JobRecord) -> Iterator[str]:
         result = result_of(record)
-        if not isinstance(result, TextResult):
-            raise TypeError(f"a streaming job ended with a result of task {result.task}")
+        if isinstance(result, TextResult):
+            yield from self._end_of_text(record, result)
+        else:
+            yield _event(result_body(record, self._jobs))
+        yield "data: [DONE]\n\n"
+
+    def _end_of_text(self, record: JobRecord, result: TextResult) -> Iterator[str]:
         for index, choice in enumerate(result.choices):
             yield from self._unsent(record, Delta(index, 0, choice.text))
         for index in range(len(result.choices)):
             yield self._numbered(end_chunk(record, index, result))
         if self._include_usage:
             yield _event(usage_chunk(record, result))
-        yield "data: [DONE]\n\n"
 
     def _numbered(self, body: dict[str, Any]) -> str:
         """An event whose id tells how far each choice has come."""
@@ -119,6 +138,21 @@ class CompletionStream:
                 self._jobs.cancel(self._job_id)
         except RedisError as error:
             log.warning("job %s goes on although its client left, for it cannot be cancelled: %s", self._job_id, error)
+
+
+def offsets_of(record: JobRecord, last_event_id: str | None) -> list[int]:
+    """How far a client has come that saw this event last. Raises InvalidRequest for what is no id of the job's."""
+    choices = record.request.n if isinstance(record.request, TextRequest) else 0
+    if not last_event_id or not choices:
+        return [0] * choices
+    parts = last_event_id.split(",")
+    if len(parts) != choices or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise InvalidRequest(
+            f"'Last-Event-ID' is {last_event_id[:40]!r}; the ids of this job's events are {choices} byte offsets,"
+            f" as '{','.join(['0'] * choices)}'; leave it out to begin anew",
+            param="Last-Event-ID",
+        )
+    return [int(part) for part in parts]
 
 
 def _event(body: dict[str, Any]) -> str:

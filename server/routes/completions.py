@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, stream_with_context
+from flask import Blueprint, Response
 from flask.typing import ResponseReturnValue
 
 from contracts.errors import NotFound
@@ -10,9 +10,9 @@ from contracts.requests import CompletionBody, TextRequest
 from server import client
 from server.admission import decode, parse
 from server.calls import call, enqueue_call, longest_wait_seconds
-from server.responses import result_body
+from server.responses import event_stream, result_body
 from server.services import services
-from server.streaming import CompletionStream
+from server.streaming import JobStream
 
 blueprint = Blueprint("completions", __name__)
 
@@ -38,16 +38,13 @@ def create_chat_completion() -> ResponseReturnValue:
 
 def _stream(text_request: TextRequest, *, include_usage: bool) -> Response:
     here = services()
-    stream = CompletionStream(
+    stream = JobStream(
         here.jobs,
         here.waiting,
         enqueue_call(here, text_request),
-        choices=text_request.n,
+        offsets=[0] * text_request.n,
         include_usage=include_usage,
         timeout_seconds=longest_wait_seconds(here),
         still_there=client.presence(),
     )
-    response = Response(stream_with_context(iter(stream)), mimetype="text/event-stream")
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the pieces back
-    return response
+    return event_stream(stream)

@@ -11,8 +11,9 @@ from contracts.requests import JobBody
 from server import client
 from server.access import caller
 from server.admission import decode, parse
-from server.responses import job_body
+from server.responses import event_stream, job_body
 from server.services import services
+from server.streaming import JobStream, offsets_of
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -43,6 +44,23 @@ def read_job(job_id: str) -> ResponseReturnValue:
             job_id, wait_seconds, still_there=lambda: not here.waiting.draining and client_is_there()
         )
     return job_body(record, here.jobs)
+
+
+@blueprint.get("/v1/jobs/<job_id>/events")
+def stream_job(job_id: str) -> ResponseReturnValue:
+    """A job as server-sent events, from the beginning or from behind `Last-Event-ID`. Leaving does not cancel it."""
+    here = services()
+    record = _visible(job_id)
+    client_is_there = client.presence()
+    stream = JobStream(
+        here.jobs,
+        here.waiting,
+        job_id,
+        offsets=offsets_of(record, request.headers.get("Last-Event-ID")),
+        still_there=lambda: not here.waiting.draining and client_is_there(),
+        include_usage=True,
+    )
+    return event_stream(stream)
 
 
 @blueprint.delete("/v1/jobs/<job_id>")
