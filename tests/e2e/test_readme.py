@@ -37,7 +37,7 @@ def test_the_readmes_examples_do_what_it_says(start_product, demo_store, example
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
 
-    text, streamed, picture, job, operations = examples
+    text, streamed, picture, job, resumed, operations = examples
     completion = json.loads(run(text))
     assert completion["choices"][0]["text"]
     events = [line.removeprefix("data: ") for line in run(streamed).splitlines() if line.startswith("data: ")]
@@ -47,4 +47,11 @@ def test_the_readmes_examples_do_what_it_says(start_product, demo_store, example
     run(picture)
     assert (tmp_path / "face.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(run(job))["status"] == "succeeded"
+    whole, rest = run(resumed).split("data: [DONE]")[:2]
+    assert _text_of(whole).encode()[100:] == _text_of(rest).encode()
     assert "kamishibai_queue_depth" in run(operations)
+
+
+def _text_of(events: str) -> str:
+    chunks = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: {")]
+    return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
