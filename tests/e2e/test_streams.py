@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -41,7 +41,7 @@ class Reader:
         self.last_event_id = ""
         self.done = False
 
-    def read(self, url: str, body: dict[str, Any] | None = None) -> Iterator[None]:
+    def read(self, url: str, body: dict[str, Any] | None = None) -> Generator[None]:
         """Yields after every event."""
         data = None if body is None else json.dumps(body).encode()
         headers = JSON_BODY | ({"Last-Event-ID": self.last_event_id} if self.last_event_id else {})
