@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from models.noise import gumbel
-from models.sampling import BatchSampling, surviving
+from models.sampling import BatchSampling, RowSampling, surviving
+
+SHORT_LIST = 1024
 
 
 @dataclass(frozen=True)
@@ -129,38 +131,51 @@ class BeamSearch:
         return float(log_probability / max(length, 1) ** self.settings.length_penalty)
 
 
-def continuations(logits: Tensor, batch: BatchSampling, searches: Sequence[BeamSearch]) -> list[list[Continuation]]:
+def from_short_list(settings: BeamSettings, sampling: RowSampling) -> bool:
+    """Whether a search's continuations are all among the SHORT_LIST likeliest tokens of its beams."""
+    few = sampling.greedy or 0 < sampling.top_k <= SHORT_LIST
+    return few and settings.width <= SHORT_LIST
+
+
+def continuations(
+    logits: Tensor, batch: BatchSampling, searches: Sequence[BeamSearch], *, short_list: bool = False
+) -> list[list[Continuation]]:
     """What each search looks at in this step, best (or drawn) first.
 
     `logits` (beams, vocabulary) fp32 and `batch` are of the running beams of all searches, one search after the other.
     Settings apply to log-probabilities, and what they cut is not made up for in the sum, as in `transformers`. Rows at
-    temperature 0 are not drawn.
+    temperature 0 are not drawn. With `short_list`, which `from_short_list` must allow for all of them, only the likeliest
+    tokens of each beam are looked at: the whole vocabulary of all beams takes several times as long.
     """
+    scores = batch.constrain(logits.log_softmax(-1)) / batch.temperature
+    if short_list:
+        scores, tokens = scores.topk(min(SHORT_LIST, scores.shape[-1]))
+    else:
+        tokens = torch.arange(scores.shape[-1], device=scores.device).expand_as(scores)
     beams = [(search.settings, beam.log_probability) for search in searches for beam in search.running]
     before = torch.tensor([total for _, total in beams], dtype=torch.float64, device=logits.device)
-    scores = batch.constrain(logits.log_softmax(-1)) / batch.temperature
     totals = scores.double() + before[:, None]
-    order = totals if batch.greedy_only else _perturbed(totals, scores, batch, [settings for settings, _ in beams])
+    order = totals
+    if not batch.greedy_only:
+        order = _perturbed(totals, scores, tokens, batch, [settings.fanout for settings, _ in beams])
     counts = [len(search.running) for search in searches]
-    return [
-        _best(search.settings.width, *parts)
-        for search, *parts in zip(searches, torch.split(order, counts), torch.split(totals, counts), strict=True)
-    ]
+    parts = zip(searches, *(torch.split(each, counts) for each in (order, totals, tokens)), strict=True)
+    return [_best(search.settings.width, *tensors) for search, *tensors in parts]
 
 
-def _perturbed(totals: Tensor, scores: Tensor, batch: BatchSampling, settings: list[BeamSettings]) -> Tensor:
+def _perturbed(totals: Tensor, scores: Tensor, tokens: Tensor, batch: BatchSampling, fanouts: list[int]) -> Tensor:
     """Rows that are drawn get noise on what their settings leave; what they cut is -inf."""
     drawn = ~batch.greedy[:, None]
-    fewest = torch.tensor([[each.fanout] for each in settings], device=scores.device)
-    rows, tokens = (surviving(scores, batch, fewest) & drawn).nonzero(as_tuple=True)
+    fewest = torch.tensor(fanouts, device=scores.device)[:, None]
+    rows, places = (surviving(scores, batch, fewest) & drawn).nonzero(as_tuple=True)
     order = totals.masked_fill(drawn, -inf)
-    order[rows, tokens] = totals[rows, tokens] + gumbel(batch.keys()[rows], tokens)
+    order[rows, places] = totals[rows, places] + gumbel(batch.keys()[rows], tokens[rows, places])
     return order
 
 
-def _best(count: int, order: Tensor, totals: Tensor) -> list[Continuation]:
-    """Of one search, (beams, vocabulary) each. A search is looked at alone: how ties fall must be its own matter."""
+def _best(count: int, order: Tensor, totals: Tensor, tokens: Tensor) -> list[Continuation]:
+    """Of one search, (beams, candidates) each. A search is looked at alone: how ties fall must be its own matter."""
     values, places = order.flatten().topk(min(count, order.numel()))
-    found = zip(values.tolist(), places.tolist(), totals.flatten()[places].tolist(), strict=True)
-    size = order.shape[-1]
-    return [Continuation(place // size, place % size, total) for value, place, total in found if value > -inf]
+    columns = (values, places // order.shape[-1], tokens.flatten()[places], totals.flatten()[places])
+    found = zip(*(column.tolist() for column in columns), strict=True)
+    return [Continuation(rank, token, total) for value, rank, token, total in found if value > -inf]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
-from models.beams import BeamSearch, BeamSettings, Continuation
+from models.beams import BeamSearch, BeamSettings, Continuation, from_short_list
 from models.sampling import RowState
 from workers.engines import Delta, Done, Event, Score
 from workers.engines.rows import Row, ending, row_sampling
@@ -40,6 +40,11 @@ class BeamGroup:
                 self.request.early_stopping,
             )
         )
+        sampling = row_sampling(self.request, self._ending_tokens, 0)
+        # As in `transformers`: a beam must have a way to go on that does not end it.
+        top_k = max(sampling.top_k, self.search.settings.fanout) if sampling.top_k else 0
+        self._sampling = replace(sampling, top_k=top_k)
+        self.short_list = from_short_list(self.search.settings, self._sampling)
         self._scores: list[list[Score]] = []  # of the continuations of each step, where asked for
         self._hold([next(iter(rows))])
 
@@ -50,12 +55,8 @@ class BeamGroup:
 
     def states(self) -> list[RowState]:
         """Of the running beams, by rank."""
-        request, fanout = self.request, self.search.settings.fanout
-        sampling = row_sampling(request, self._ending_tokens, 0)
-        # As in `transformers`: a beam must have a way to go on that does not end it.
-        sampling = replace(sampling, top_k=max(sampling.top_k, fanout) if sampling.top_k else 0)
         return [
-            RowState(replace(sampling, row=rank), request.prompt_tokens, beam.tokens)
+            RowState(replace(self._sampling, row=rank), self.request.prompt_tokens, beam.tokens)
             for rank, beam in enumerate(self.search.running)
         ]
 

@@ -168,7 +168,9 @@ class TextEngine:
         for row in filter(None, going):
             row.position += 1
         self._draw(logits, [None if row and row.is_beam else row for row in going])
-        self._branch(logits, [group for group in self._groups.values() if group.active])
+        groups = [group for group in self._groups.values() if group.active]
+        for short_list in (True, False):
+            self._branch(logits, [group for group in groups if group.short_list is short_list], short_list)
         return sum(active)
 
     def _draw(self, logits: Tensor, rows: list[Row | None]) -> None:
@@ -186,14 +188,14 @@ class TextEngine:
             row.output.append(tokens[index])
         self._score(logits, drawn, indices, going)
 
-    def _branch(self, logits: Tensor, groups: list[BeamGroup]) -> None:
-        """One step of every beam search."""
+    def _branch(self, logits: Tensor, groups: list[BeamGroup], short_list: bool) -> None:
+        """One step of these beam searches."""
         if not groups:
             return
         logits = logits[[slot for group in groups for slot in group.slots]]
         batch = BatchSampling([state for group in groups for state in group.states()], logits.shape[-1], logits.device)
         counts = [len(group.slots) for group in groups]
-        found_by_group = continuations(logits, batch, [group.search for group in groups])
+        found_by_group = continuations(logits, batch, [group.search for group in groups], short_list=short_list)
         for group, own, found in zip(groups, torch.split(logits, counts), found_by_group, strict=True):
             scores: list[Score] = []
             if group.request.logprobs is not None and found:
