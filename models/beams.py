@@ -144,8 +144,8 @@ def continuations(
 
     `logits` (beams, vocabulary) fp32 and `batch` are of the running beams of all searches, one search after the other.
     Settings apply to log-probabilities, and what they cut is not made up for in the sum, as in `transformers`. Rows at
-    temperature 0 are not drawn. With `short_list`, which `from_short_list` must allow for all of them, only the likeliest
-    tokens of each beam are looked at: the whole vocabulary of all beams takes several times as long.
+    temperature 0 are not drawn. With `short_list`, which `from_short_list` must allow for all of them, only the
+    likeliest tokens of each beam are looked at: the whole vocabulary takes several times as long.
     """
     scores = batch.constrain(logits.log_softmax(-1)) / batch.temperature
     if short_list:
