@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI, OpenAIError
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from contracts.connection import connect
 from workers.embedded_redis import find_server
@@ -58,7 +59,16 @@ class Guarded:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--aclfile", str(acl_file)]
         command = [find_server(), *options, "--save", "", "--loglevel", "warning"]
         self._processes = [subprocess.Popen(command, cwd=self._folder)]
-        wait_until(self.socket.exists)
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        with connect(f"unix://{self.socket}") as client:
+            try:
+                return bool(client.ping())
+            except AuthenticationError:
+                return True
+            except RedisConnectionError:
+                return False
 
     def url(self, user: str) -> str:
         return f"unix://{user}:secret@{self.socket}"
@@ -185,6 +195,10 @@ def granted():
     return set(re.findall(r"\+(\S+)", USERS))
 
 
+DISPENSABLE = {
+    "info",  # RQ asks for the version, and does without it
+    "client|setinfo",  # redis-py tells its name, and does not mind; Redis 7.0 does not know it
+}
 RARELY = {
     "select",  # for a Redis whose database is not 0
     "hexists",  # RQ asks it of a worker that comes back under its old name
@@ -194,8 +208,8 @@ RARELY = {
 
 def test_the_product_runs_under_these_users_and_uses_all_that_they_may(product, tester):
     use_everything(product, tester)
-    refused = {(entry["username"], entry["object"]) for entry in tester.acl_log()}
-    assert refused <= {("kamishibai-server", "info")}, "RQ asks for the version, and does without it"
+    refused = {entry["object"] for entry in tester.acl_log(count=128)}
+    assert refused <= DISPENSABLE
     statistics = tester.info("commandstats")
     used = {name.removeprefix("cmdstat_") for name, counts in statistics.items() if counts["calls"]}
     assert granted() - used - RARELY == set()
@@ -228,7 +242,7 @@ def test_what_the_product_does_not_need_is_refused(product, user, command):
 def test_a_script_may_do_no_more_than_its_user(product):
     client = connect(product.url("kamishibai-server"))
     for call in ("'HSET', 'kamishibai:keys', 'id', '{}'", "'GET', 'other'", "'KEYS', '*'"):
-        with pytest.raises(ResponseError, match=r"ACL|permission"):
+        with pytest.raises(ResponseError, match=r"ACL|permission|executing the script"):
             client.register_script(f"return redis.call({call})")()
     client.close()
 
