@@ -276,7 +276,8 @@ def describe(error: ValidationError, limit: int = 3) -> str:
             parts.append(f"'{field}' is missing")
         else:
             parts.append(f"'{field}' is {_short(fault['input'])}: {_lower_first(fault['msg'])}")
-    return "; ".join(parts)
+    # The parts may quote what was sent: a line break in it must not make a line of a log.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(parts))
 
 
 _UNION_BRANCH = re.compile(r"(str|constrained-str|list\[.*\]|\[key\])$")

@@ -23,7 +23,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a state dict that `torch.save` wrote. Raises StoreError for anything else in the file."""
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - tensors alone
     except Exception as error:  # torch raises many kinds for damaged files and for files that hold more than tensors
         raise StoreError(f"{path} is not a file of tensors alone: {error}") from None
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):

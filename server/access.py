@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import time
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import urlsplit
 
 from flask import g, request
 from redis import Redis, RedisError
@@ -21,6 +21,8 @@ CACHE_SECONDS = 1.0  # a revoked key works for this much longer at most
 RETRY_SECONDS = 1.0
 OPEN_ENDPOINTS = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
 SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {"operations.metrics": "admin"}  # all others: infer
+
+_PORT = re.compile(r":\d+$")
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Access:
 
     def __init__(self, settings: Settings, connection: Redis) -> None:
         self._settings = settings
+        self._is_local = _is_loopback(settings.host)
         self._store = ApiKeys(connection)
         self._keys: dict[str, ApiKey] | None = None
         self._read_at = float("-inf")  # monotonic seconds
@@ -54,14 +57,14 @@ class Access:
             return
         keys = self._current_keys()
         if keys is None:
-            _refuse_other_sites(self._settings.host)
+            _refuse_other_sites(self._is_local)
             g.caller = ANYONE
         else:
             g.caller = _bearer(keys, SCOPE_OF_ENDPOINT.get(request.endpoint, "infer"))
 
     def warn_if_open(self) -> None:
         """Tell the log once if others than this machine may ask without a key. Waits for Redis as long as it takes."""
-        while not _is_loopback(self._settings.host):
+        while not self._is_local:
             try:
                 if self._current_keys() is None:
                     log.warning(
@@ -99,20 +102,20 @@ def _bearer(keys: dict[str, ApiKey], scope: Scope) -> Caller:
     return Caller(owner=key.id, sees_all=key.allows("admin"))
 
 
-def _refuse_other_sites(listens_on: str) -> None:
+def _refuse_other_sites(is_local: bool) -> None:
     """Without keys the browsers of this machine could be used by any page that they show; a page says where it is from.
 
     A page of another site has its `Origin`. One whose name was pointed at this machine (DNS rebinding) has its name as
     `Host`, where our own users write an address or localhost. Raises Forbidden.
     """
-    host = urlsplit(f"//{request.host}").hostname or ""
-    if _is_loopback(listens_on) and _address(host) is None:
+    host = _PORT.sub("", request.host).strip("[]").lower()
+    if is_local and _address(host) is None:
         raise Forbidden(
             f"'Host' is {host[:80]!r}, but without API keys only this machine is served, as localhost or by its"
             " address; make a key with `kamishibai keys create NAME` to serve under other names"
         )
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if origin is not None and origin.partition("://")[2] != request.host:
         raise Forbidden(
             f"'Origin' is {origin[:80]!r}: pages of other sites may not use a server without API keys;"
             " make a key with `kamishibai keys create NAME`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -46,3 +47,12 @@ def test_every_dependency_has_its_reason():
     listed = project.split("dependencies = [")[1].split("]\n")[0]
     names = [line.split(">")[0].split("[")[0].strip(' "') for line in listed.splitlines() if '"' in line]
     assert [name for name in names if name not in contributing] == []
+
+
+def test_every_claim_about_security_has_its_test():
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = [row for row in page.split("## Threats")[1].split("\n## ")[0].splitlines() if row.startswith("|")][2:]
+    named = [re.findall(r"`([\w/]+\.py)::(\w+)`", row) for row in rows]
+    assert all(named)
+    tests = {file: (ROOT / "tests" / file).read_text(encoding="utf-8") for row in named for file, _ in row}
+    assert [name for row in named for file, name in row if f"def {name}(" not in tests[file]] == []

@@ -55,7 +55,7 @@ class Child:
             return
         ours, theirs = socket.socketpair()
         order = json.dumps({**self._order, "socket": theirs.fileno()})
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             [*python_module("workers.engine_child"), order],
             pass_fds=[theirs.fileno()],
         )

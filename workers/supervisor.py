@@ -33,7 +33,7 @@ class Part:
     failures: int = 0
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - commands of `up`, no shell
             self.command,
             env=os.environ | self.environment,
             # Its own session: a Ctrl-C in the terminal reaches the supervisor alone, which then stops all in order.

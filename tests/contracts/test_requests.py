@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -182,6 +182,8 @@ LIKELY = st.fixed_dictionaries({field: st.just(value) | JSON for field, value in
 
 
 @given(JSON | LIKELY)
+@example({"task": "a\r\nb"})
+@example(TEXT | {"a\nb\u2028": 1})
 def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
     try:
         request = parse_request(payload)

@@ -15,6 +15,8 @@ from models.runtimes.pytorch import Gpt2Backend, LstmBackend
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+import onnx
+
 from export.onnx_gpt2 import write_onnx_gpt2
 from export.onnx_lstm import write_onnx_lstm
 
@@ -126,6 +128,21 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(StoreError, match="pip install"):
         open_session(tmp_path / "any.onnx", 1)
+
+
+@pytest.mark.parametrize("place", ["../secret", "{folder}/secret"])
+def test_a_graph_cannot_read_weights_outside_of_its_folder(tmp_path, place):
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (tmp_path / "bundle").mkdir()
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value=place.format(folder=tmp_path))
+    node = onnx.helper.make_node("Identity", ["w"], ["y"])
+    output = onnx.helper.make_tensor_value_info("y", 1, [4])
+    graph = onnx.helper.make_graph([node], "hostile", [], [output], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "bundle" / "bad.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(StoreError, match=r"External data path|Absolute path"):
+        open_session(tmp_path / "bundle" / "bad.onnx", 1)
 
 
 def test_a_graph_that_is_none_is_refused(tmp_path):

@@ -234,7 +234,7 @@ def test_a_job_whose_owner_cannot_be_read_is_seen_by_admins_alone(client, texts,
 
 def test_a_server_without_keys_is_open_to_this_machine(client, worker):
     assert client.get("/v1/models", headers=bearer("anything")).status_code == 200
-    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "192.168.1.5"):
+    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "LOCALHOST", "[::1]", "[::1]:8000", "192.168.1.5"):
         assert client.get("/v1/models", headers={"Host": host}).status_code == 200
     same = {"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:8000"}
     assert client.post("/v1/jobs", json=BODY, headers=same).status_code == 202
@@ -245,6 +245,10 @@ def test_a_server_without_keys_is_open_to_this_machine(client, worker):
     [
         ({"Host": "evil.example:8000"}, "'Host' is 'evil.example'"),
         ({"Host": "127.0.0.1.evil.example"}, "'Host'"),
+        ({"Host": "[::1"}, "'Host'"),
+        ({"Host": "localhost:evil.example"}, "'Host'"),
+        ({"Host": "127.0.0.1", "Origin": "http://[::1"}, "'Origin'"),
+        ({"Host": "127.0.0.1", "Origin": ""}, "'Origin'"),
         ({"Host": "127.0.0.1:8000", "Origin": "https://evil.example"}, "'Origin' is 'https://evil.example'"),
         ({"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:9000"}, "'Origin'"),
         ({"Host": "127.0.0.1:8000", "Origin": "null"}, "'Origin'"),

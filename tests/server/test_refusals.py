@@ -201,9 +201,12 @@ def test_an_error_of_our_own_shows_no_traceback(app, client, monkeypatch):
     assert response.headers["x-request-id"] == "mine-7"
 
 
-@pytest.mark.parametrize("given_id", ["", "two words", "x" * 129, "ümlaut"])
+@pytest.mark.parametrize(
+    "given_id", ["", "two words", "x" * 129, "ümlaut", "a\r\nset-cookie: b=c", "a\n", "a\0", "\x1b[2J"]
+)
 def test_a_request_id_that_is_no_token_is_replaced(client, given_id):
-    response = client.get("/healthz", headers={"x-request-id": given_id.encode().decode("latin-1")})
+    response = client.get("/healthz", environ_base={"HTTP_X_REQUEST_ID": given_id.encode().decode("latin-1")})
+    assert "set-cookie" not in response.headers
     assert response.headers["x-request-id"] != given_id
     assert len(response.headers["x-request-id"]) == 32
 

@@ -143,6 +143,19 @@ def test_openais_client_sends_its_key(start, worker, redis):
         openai.models.list()
 
 
+@pytest.mark.parametrize(
+    "given_id", ["a\rset-cookie: b=c", "a\r\n set-cookie: b=c", "a\nset-cookie: b=c", "%0d%0aset-cookie: b"]
+)
+def test_no_header_of_a_client_becomes_one_of_the_answer(server, given_id):
+    connection = server.connect()
+    connection.sendall(
+        f"GET /healthz HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nx-request-id: {given_id}\r\n\r\n".encode()
+    )
+    head = read_all(connection).split(b"\r\n\r\n")[0].lower()
+    assert b"set-cookie" not in head
+    assert head.startswith((b"http/1.1 200", b"http/1.1 400"))
+
+
 def test_a_refused_client_that_sends_much_still_reads_its_answer(start, worker, redis):
     ApiKeys(redis).create("one", "infer")
     answer = read_all(start().request("POST", "/v1/completions", "x" * 5_000_000))
