@@ -6,7 +6,7 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-data lint format clean
+.PHONY: help serve test test-data test-long lint format clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: lint ## Check style, types, import rules and run all tests that need no da
 test-data: $(READY) ## Run the tests that need the real data sets in the folder KAMISHIBAI_TEST_DATA.
 	@test -d "$$KAMISHIBAI_TEST_DATA" || { echo "Set KAMISHIBAI_TEST_DATA to the folder with the data sets."; exit 2; }
 	@$(BIN)/pytest -q -m data
+
+test-long: $(READY) ## Run the tests that take minutes.
+	@GOMP_SPINCOUNT=1000 $(BIN)/pytest -q -m long
 
 lint: $(READY) ## Check style, types and import rules.
 	@echo "==> ruff"

@@ -43,6 +43,13 @@ class KvCache:
         for cache in (self.keys, self.values):
             cache[:, targets, :, begin:end] = cache[:, source, None, :, begin:end]
 
+    def extend(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values (H, T, D) from position `start` on. Returns the slot's up to their end, (H, S, D)."""
+        end = start + keys.shape[1]
+        self.keys[layer, slot, :, start:end] = keys
+        self.values[layer, slot, :, start:end] = values
+        return self.keys[layer, slot, :, :end], self.values[layer, slot, :, :end]
+
     @staticmethod
     def bytes_per_slot(config: Gpt2Config, dtype: torch.dtype) -> int:
         return 2 * config.layers * config.context_tokens * config.width * dtype.itemsize
@@ -113,24 +120,28 @@ class Gpt2(nn.Module):
             x = x + block.feed_forward(x)
         return self.logits(x)
 
-    def prefill(self, cache: KvCache, slot: int, tokens: Tensor, start: int) -> Tensor:
-        """Write keys and values of a prompt's chunk: tokens (T,) at positions start .. start + T. Returns x (T, E).
+    def prefill(self, cache: KvCache, slots: list[int], tokens: Tensor, starts: list[int]) -> Tensor:
+        """Write keys and values of chunks of N prompts: tokens (N, T), row i at positions starts[i] .. starts[i] + T of
+        slot slots[i]. Returns x (N, T, E).
 
-        The chunk's length and place are fixed by the prompt alone (the caller pads the tail), and attention runs over
-        exactly the positions up to the chunk's end: one shape per place, hence the same bits in any company.
+        A chunk's length and place are fixed by the prompt alone (the caller pads the tail). Linear layers run over all
+        chunks' rows; attention runs chunk by chunk, over exactly the positions up to the chunk's end: one shape per
+        place, hence the same bits in any company.
         """
-        end = start + tokens.shape[0]
-        positions = torch.arange(start, end, device=tokens.device)
-        mask = positions[:, None] >= torch.arange(end, device=tokens.device)[None, :]
-        x = self._embed(tokens[None], positions)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = torch.tensor(starts, device=tokens.device)[:, None] + places  # N T
+        ends = [start + tokens.shape[1] for start in starts]
+        masks = [at[:, None] >= torch.arange(end, device=at.device) for at, end in zip(positions, ends, strict=True)]
+        x = self._embed(tokens, positions)
         for layer, block in enumerate(self._blocks()):
             q, k, v = block.attention.split(block.norm1(x))
-            cache.keys[layer, slot, :, start:end] = k[0]
-            cache.values[layer, slot, :, start:end] = v[0]
-            keys, values = cache.keys[layer, slot, :, :end], cache.values[layer, slot, :, :end]
-            x = x + block.attention.merge(_attend(q, keys[None], values[None], mask))
+            mixed = []
+            for row, (slot, start, mask) in enumerate(zip(slots, starts, masks, strict=True)):
+                keys, values = cache.extend(layer, slot, start, k[row], v[row])
+                mixed.append(_attend(q[row, None], keys[None], values[None], mask))
+            x = x + block.attention.merge(torch.cat(mixed))
             x = x + block.feed_forward(x)
-        return x[0]
+        return x
 
     def decode(self, cache: KvCache, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """One step over the slots 0 .. R-1: tokens (R,) at positions (R,) -> logits (R, V).

@@ -123,4 +123,4 @@ def _recurrent_weights(layer: nn.LSTM) -> tuple[Tensor, Tensor]:
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:
-    return (0.2 * x + 0.5).clamp(0.0, 1.0)
+    return (0.2 * x).add_(0.5).clamp_(0.0, 1.0)

@@ -1,7 +1,8 @@
 """The start-up probe: does a row keep its bits whatever bucket, slot and company it is in?
 
 One text is read and decoded in every row bucket at several slots, among neighbours with other tokens and lengths; one
-picture is drawn at several places of every batch size. Everything is compared bit for bit with the smallest batch.
+picture is drawn at several places of every batch size. Everything is compared bit for bit with the smallest batch. In
+one of the first slots the text is also read together with those before it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from models.runtimes import PREFILL_CHUNK, Chunk, ImageBackend, TextBackend, row
 _STEPS = 2
 _PROMPT_TOKENS = PREFILL_CHUNK + 8  # two chunks
 _MOST_PICTURES = 64
+_MOST_COMPANY = 4  # prompts that are read together here: every one costs a start some time
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def _decode(backend: TextBackend, tokens: list[int], rows: int, slot: int, farth
     prompt, fed = tokens[:-_STEPS], tokens[-_STEPS:]
     backend.reset(slot)
     for start in range(0, len(prompt), PREFILL_CHUNK):
-        backend.prefill([Chunk(slot, start, prompt[start : start + PREFILL_CHUNK])])
+        part = prompt[start : start + PREFILL_CHUNK]
+        strangers = [Chunk(other, start, part[::-1]) for other in (range(slot) if slot < _MOST_COMPANY else ())]
+        backend.prefill([*strangers, Chunk(slot, start, part)])
     seen = []
     for step, token in enumerate(fed):
         others = [(7 * row + step) % backend.vocabulary_size for row in range(rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -25,6 +26,8 @@ from models.runtimes import (
 )
 
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
+MOST_CHUNKS = 8  # of prompts that GPT-2 reads together; more bring nothing
+MOST_WINDOWS = 128  # windows that are run together: enough for the products, few enough for a core's cache
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,6 +65,15 @@ def _threads_for(model: nn.Module) -> int:
     """How many CPU threads a model's calls use: fixed by the model and the machine, never by what else is running."""
     small = sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL_PARAMETERS
     return 1 if small else MACHINE_THREADS
+
+
+def _may_share(device: torch.device, threads: int) -> bool:
+    """Whether prompts can be read together, in numbers of rows that depend on what else is waiting.
+
+    On one thread of a CPU, products keep a row's bits for every multiple of 4 rows. Work that is split among threads is
+    split elsewhere for other numbers of rows, which changes bits (seen from 5 threads on); a GPU was not measured.
+    """
+    return device.type == "cpu" and threads == 1
 
 
 class LstmBackend:
@@ -151,42 +163,51 @@ class WindowedLstmBackend:
 
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
-        """Reading costs nothing here; scoring runs the window that ends at each token."""
+        """Reading costs nothing here; scoring runs the window that ends at each token, those of all chunks together."""
         torch.set_num_threads(self.threads)
-        logits: list[Tensor | None] = []
+        parts: list[list[list[int]]] = []  # of each scored chunk its windows
         for chunk in chunks:
             known = self._recent[chunk.slot] + chunk.tokens
-            begin = len(known) - len(chunk.tokens) + 1
-            windows = [known[max(0, end - self._window) : end] for end in range(begin, len(known) + 1)]
-            # One shape whatever the prompt's length: a row's bits must not depend on how many are scored with it.
-            padded = windows + [[0]] * (PREFILL_CHUNK - len(windows))
-            logits.append(self._run(padded)[: len(windows)] if chunk.scored else None)
+            if chunk.scored:
+                ends = range(len(known) - len(chunk.tokens) + 1, len(known) + 1)
+                parts.append([known[max(0, end - self._window) : end] for end in ends])
             self._recent[chunk.slot] = known[-self._window :]
-        return logits
+        groups = [list(chain(*parts))] if _may_share(self._device, self.threads) else parts
+        rows = chain.from_iterable(self._score(group) for group in groups)
+        return [torch.stack([next(rows) for _ in chunk.tokens]) if chunk.scored else None for chunk in chunks]
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         torch.set_num_threads(self.threads)
         windows = [
-            (self._recent[row] + [token])[-self._window :] if active[row] else [token]
-            for row, token in enumerate(tokens)
+            (self._recent[row] + [token])[-self._window :] if active[row] else [] for row, token in enumerate(tokens)
         ]
         for row, window in enumerate(windows):
-            if active[row]:
+            if window:
                 self._recent[row] = window
         return self._run(windows)
 
+    def _score(self, windows: list[list[int]]) -> list[Tensor]:
+        """Logits (vocabulary,) after each window. Rows are padded to shapes that a row's bits do not depend on."""
+        logits: list[Tensor] = []
+        for begin in range(0, len(windows), MOST_WINDOWS):
+            group = windows[begin : begin + MOST_WINDOWS]
+            logits += self._run(group + [[]] * (-len(group) % PREFILL_CHUNK))[: len(group)]
+        return logits
+
     def _run(self, windows: list[list[int]]) -> Tensor:
-        """Logits (rows, vocabulary) after each window, from zero state.
+        """Logits (rows, vocabulary) after each window, from zero state; those of an empty one mean nothing.
 
         Windows are aligned at their ends: a row whose window is shorter keeps the zero state until it begins.
         """
         steps = max(len(window) for window in windows)
         padded = torch.tensor([[0] * (steps - len(window)) + window for window in windows], device=self._device)
-        begins = torch.tensor([steps - len(window) for window in windows], device=self._device)
+        begins = [steps - len(window) if window else 0 for window in windows]
+        waiting, last_begin = torch.tensor(begins, device=self._device), max(begins)
         state = self._model.zero_state(len(windows))
         for position in range(steps):
-            state = _advance(state, self._model.step(padded[:, position], state), position >= begins)
+            stepped = self._model.step(padded[:, position], state)
+            state = stepped if position >= last_begin else _advance(state, stepped, position >= waiting)
         return self._model.logits(state)
 
 
@@ -227,15 +248,29 @@ class Gpt2Backend:
 
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
-        """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
+        """Each chunk is padded to the full width: one shape per place in a prompt."""
         torch.set_num_threads(self.threads)
-        logits: list[Tensor | None] = []
-        for chunk in chunks:
-            width = min(PREFILL_CHUNK, self._model.config.context_tokens - chunk.start)
-            padded = torch.tensor(chunk.tokens + [0] * (width - len(chunk.tokens)), device=self._device)
-            hidden = self._model.prefill(self._cache, chunk.slot, padded, chunk.start)
-            logits.append(self._model.logits(hidden)[: len(chunk.tokens)] if chunk.scored else None)
-        return logits
+        hidden: dict[int, Tensor] = {}  # by slot
+        for group in self._groups(chunks):
+            width = min(PREFILL_CHUNK, self._model.config.context_tokens - group[0].start)
+            padded = [chunk.tokens + [0] * (width - len(chunk.tokens)) for chunk in group]
+            slots, starts = [chunk.slot for chunk in group], [chunk.start for chunk in group]
+            states = self._model.prefill(self._cache, slots, torch.tensor(padded, device=self._device), starts)
+            hidden |= zip(slots, states, strict=True)
+        return [
+            self._model.logits(hidden[chunk.slot])[: len(chunk.tokens)] if chunk.scored else None for chunk in chunks
+        ]
+
+    def _groups(self, chunks: list[Chunk]) -> list[list[Chunk]]:
+        """Chunks that are read together without changing each other's bits.
+
+        The narrow chunk at the end of a context that is no multiple of 32 stays alone: its width may be odd.
+        """
+        full = self._model.config.context_tokens // PREFILL_CHUNK * PREFILL_CHUNK
+        sharing = _may_share(self._device, self.threads)
+        together = [chunk for chunk in chunks if sharing and chunk.start < full]
+        alone = [[chunk] for chunk in chunks if not sharing or chunk.start >= full]
+        return alone + [together[begin : begin + MOST_CHUNKS] for begin in range(0, len(together), MOST_CHUNKS)]
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:

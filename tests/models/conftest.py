@@ -17,7 +17,7 @@ from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend, row_bucket
 from models.runtimes.pytorch import load_text
 from training.gpt2 import train_tokenizer
 
-Oracle = Callable[[float, Callable[[Path], None], int], tuple[Any, TextBackend]]
+Oracle = Callable[[Callable[[Path], None], dict[str, Any], float], tuple[Any, TextBackend]]
 Read = Callable[[TextBackend, dict[int, list[int]]], None]
 Greedy = Callable[[TextBackend, dict[int, list[int]], int], dict[int, list[int]]]
 
@@ -60,20 +60,11 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     """Makes transformers' model with random weights, and our backend of its checkpoint."""
     transformers.utils.logging.set_verbosity_error()
 
-    def make(spread: float, write_tokenizer: Callable[[Path], None], vocabulary_size: int) -> tuple[Any, TextBackend]:
+    def make(write_tokenizer: Callable[[Path], None], shape: dict[str, Any], spread: float) -> tuple[Any, TextBackend]:
         folder = tmp_path_factory.mktemp("checkpoint")
         with torch.random.fork_rng():
             torch.manual_seed(4)
-            config = transformers.GPT2Config(
-                vocab_size=vocabulary_size,
-                n_positions=224,
-                n_embd=96,
-                n_layer=3,
-                n_head=4,
-                initializer_range=spread,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
+            config = transformers.GPT2Config(**shape, initializer_range=spread, bos_token_id=None, eos_token_id=None)
             theirs = transformers.GPT2LMHeadModel(config).eval()
         theirs.save_pretrained(folder)
         write_tokenizer(folder)
@@ -84,11 +75,9 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
 
 
 @pytest.fixture(scope="session")
-def with_small_tokenizer(oracle: Oracle) -> Callable[[float], tuple[Any, TextBackend]]:
+def with_small_tokenizer(oracle: Oracle) -> Callable[[dict[str, Any], float], tuple[Any, TextBackend]]:
     tokenizer = train_tokenizer(["the old castle town by the sea", "a quiet pilot named Akari"] * 4, 300)
-    return lambda spread: oracle(
-        spread, lambda folder: tokenizer.write(folder / "tokenizer.json"), tokenizer.vocabulary_size
-    )
+    return lambda shape, spread: oracle(lambda folder: tokenizer.write(folder / "tokenizer.json"), shape, spread)
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])

@@ -1,5 +1,7 @@
 """The first invariant: a row's numbers do not depend on its neighbours, bit for bit."""
 
+import random
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 from models.noise import latents
-from models.runtimes import SMALLEST_ROWS
+from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, pytorch
 from models.runtimes.pytorch import DcganBackend, Gpt2Backend, LstmBackend, WindowedLstmBackend
 
 CPU = torch.device("cpu")
@@ -15,9 +17,11 @@ VOCABULARY = 211
 STEPS = 4
 
 GPT2 = Gpt2Config(VOCABULARY, context_tokens=192, width=96, layers=2, heads=4)
+ODD_GPT2 = Gpt2Config(VOCABULARY, context_tokens=150, width=40, layers=2, heads=4)  # ends with a chunk of 22
 STATEFUL = LstmConfig(VOCABULARY, (128, 96))
 EMBEDDED = LstmConfig(VOCABULARY, (128,), embedding=50)
 WINDOWED = LstmConfig(VOCABULARY, (128, 96), recurrent_activation="hard_sigmoid", window=20)
+ODD_WINDOWED = LstmConfig(VOCABULARY, (21, 13), window=70)
 
 
 def _backend(config):
@@ -58,6 +62,42 @@ def test_logits_do_not_depend_on_bucket_slot_and_neighbours(logits_of, generator
     for rows in (4, 8, 16, 32, 64):
         for slot in (rows // 2, rows - 1):
             assert torch.equal(logits_of(backend, text, rows, slot), alone), f"{rows} rows, slot {slot}"
+
+
+def _read(backend, texts, rng, most):
+    """Reads texts, given by slot, at most `most` of them in one call. The logits of all their tokens, by slot."""
+    unread = [(slot, start) for slot, text in texts.items() for start in range(0, len(text), PREFILL_CHUNK)]
+    logits: dict[int, list[torch.Tensor]] = {slot: [] for slot in texts}
+    for slot in texts:
+        backend.reset(slot)
+    while unread:
+        firsts = dict(reversed(unread))  # of each slot its next start
+        slots = rng.sample(list(firsts), rng.randint(1, min(most, len(firsts))))
+        parts = [texts[slot][firsts[slot] : firsts[slot] + PREFILL_CHUNK] for slot in slots]
+        chunks = [Chunk(slot, firsts[slot], part, scored=True) for slot, part in zip(slots, parts, strict=True)]
+        for slot, scores in zip(slots, backend.prefill(chunks), strict=True):
+            logits[slot].append(scores)
+            unread.remove((slot, firsts[slot]))
+    return {slot: torch.cat(parts) for slot, parts in logits.items()}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [GPT2, ODD_GPT2, STATEFUL, EMBEDDED, WINDOWED, ODD_WINDOWED],
+    ids=["gpt2", "odd gpt2", "lstm", "embedded", "windowed", "odd windowed"],
+)
+@pytest.mark.parametrize("sharing", [True, False], ids=["together", "alone"])
+def test_a_scored_prompt_does_not_depend_on_those_that_are_read_with_it(monkeypatch, config, sharing):
+    monkeypatch.setattr(pytorch, "_may_share", lambda device, threads: sharing)
+    backend, rng = _backend(config), random.Random(3)
+    lengths = [1, 31, 32, 33, 149, 150] + [rng.randint(1, 150) for _ in range(14)]
+    texts = [rng.choices(range(VOCABULARY), k=length) for length in lengths]
+    alone = [_read(backend, {0: text}, rng, 1)[0] for text in texts]
+    for _ in range(3):
+        slots = rng.sample(range(backend.slots), len(texts))
+        together = _read(backend, dict(zip(slots, texts, strict=True)), rng, 20)
+        for slot, expected in zip(slots, alone, strict=True):
+            assert torch.equal(together[slot], expected)
 
 
 @pytest.mark.parametrize(("size", "width"), [(16, 8), (32, 24), (64, 16)])

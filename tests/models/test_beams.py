@@ -17,6 +17,7 @@ from workers.engines.text import TextEngine
 from workers.scheduler import Scheduler
 
 CONTEXT = 224
+SHAPE = {"vocab_size": 300, "n_positions": CONTEXT, "n_embd": 96, "n_layer": 3, "n_head": 4}
 TARGET = Target(model="gpt2", version=1, variant="pytorch:fp32")
 
 
@@ -110,7 +111,7 @@ def _searches(vocabulary_size):
 
 
 def test_likeliest_texts_and_scores_equal_transformers_in_a_shared_batch(with_small_tokenizer):
-    theirs, backend = with_small_tokenizer(0.2)
+    theirs, backend = with_small_tokenizer(SHAPE, 0.2)
     requests = list(_searches(backend.vocabulary_size))
     found = _run(TextEngine(backend, None, CONTEXT), [*requests, *map(_ordinary, range(10))])
     for request, texts in zip(requests, found, strict=False):
@@ -131,7 +132,7 @@ def test_likeliest_texts_and_scores_equal_transformers_in_a_shared_batch(with_sm
     ids=str,
 )
 def test_drawn_beams_equal_those_of_transformers_with_our_noise(with_small_tokenizer, monkeypatch, settings):
-    theirs, backend = with_small_tokenizer(0.2)
+    theirs, backend = with_small_tokenizer(SHAPE, 0.2)
     size = backend.vocabulary_size
     requests = [
         TextRequest(
@@ -164,7 +165,7 @@ def test_drawn_beams_equal_those_of_transformers_with_our_noise(with_small_token
 
 
 def test_scores_of_tokens_are_those_of_the_text_that_was_found(with_small_tokenizer):
-    theirs, backend = with_small_tokenizer(0.2)
+    theirs, backend = with_small_tokenizer(SHAPE, 0.2)
     request = TextRequest(
         target=TARGET, seed=1, prompt_tokens=(1, 2, 3), max_tokens=12, num_beams=4, n=2, temperature=0.0, logprobs=2
     )
@@ -220,7 +221,7 @@ def test_a_search_that_runs_out_of_tokens_ends_with_what_it_has():
 
 
 def test_a_small_vocabulary_whose_tokens_are_all_used_up_ends_the_text(with_small_tokenizer):
-    _, backend = with_small_tokenizer(0.2)
+    _, backend = with_small_tokenizer(SHAPE, 0.2)
     allowed = tuple((token, -100.0) for token in range(10, backend.vocabulary_size))
     request = TextRequest(
         target=TARGET, seed=0, prompt_tokens=(1,), max_tokens=100, num_beams=3, n=3, no_repeat_ngram_size=1
@@ -232,7 +233,7 @@ def test_a_small_vocabulary_whose_tokens_are_all_used_up_ends_the_text(with_smal
 
 
 def test_what_beams_held_is_free_when_they_end_or_are_removed(with_small_tokenizer):
-    _, backend = with_small_tokenizer(0.2)
+    _, backend = with_small_tokenizer(SHAPE, 0.2)
     engine = TextEngine(backend, None, CONTEXT)
     request = TextRequest(target=TARGET, seed=0, prompt_tokens=(1, 2), max_tokens=5, num_beams=5)
     engine.add("removed", request)

@@ -35,6 +35,18 @@ def test_a_row_that_sees_its_neighbours_is_found():
     assert not probe_text(backend, None).batch_invariant
 
 
+def test_a_prompt_that_sees_those_that_are_read_with_it_is_found():
+    class Leaking(LstmBackend):
+        def prefill(self, chunks):
+            logits = super().prefill(chunks)
+            self._state[0][0][chunks[-1].slot] += (len(chunks) - 1) * 1e-6
+            return logits
+
+    backend = Leaking(LstmLanguageModel(LstmConfig(30, (32,))).eval().requires_grad_(False), CPU)
+    probe = probe_text(backend, None)
+    assert [place for place, equal in probe.equal.items() if not equal] == [(4, 2), (4, 3)]
+
+
 def test_pictures_that_see_their_neighbours_are_found():
     class Leaking(DcganBackend):
         def draw(self, latents):

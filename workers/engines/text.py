@@ -23,6 +23,10 @@ from workers.engines.beams import BeamGroup
 from workers.engines.rows import Row
 
 
+# Read in a call even if they take longer than it should: with one chunk a call, a large model's batch never fills.
+FEWEST_CHUNKS = 4
+
+
 class TextEngine:
     def __init__(
         self,
@@ -130,7 +134,7 @@ class TextEngine:
         if not reading:
             return
         affordable = int(self._call_seconds / self._chunk_seconds) if self._chunk_seconds else 1
-        reading = reading[: max(1, affordable)]
+        reading = reading[: max(FEWEST_CHUNKS, affordable)]
         chunks = [row.next_chunk(slot) for slot, row in reading]
         started = time.perf_counter()
         logits = self._backend.prefill(chunks)
