@@ -22,7 +22,6 @@ from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Request, Sco
 from workers.engines.beams import BeamGroup
 from workers.engines.rows import Row
 
-
 # Read in a call even if they take longer than it should: with one chunk a call, a large model's batch never fills.
 FEWEST_CHUNKS = 4
 
