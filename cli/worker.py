@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-import time
 import uuid
 from pathlib import Path
 
-from redis.exceptions import RedisError
-
 from cli.devices import devices
 from contracts.bundle import DEFAULT_VARIANT, TOKENIZER, Bundle
-from contracts.connection import connect
 from contracts.errors import StoreError
 from contracts.requests import Target
 from contracts.settings import from_environment
 from contracts.store import Store
 from workers.child import Child
 from workers.parent import WorkerParent
-
-log = logging.getLogger("kamishibai.worker")
 
 
 def run_worker(
@@ -32,26 +25,20 @@ def run_worker(
     kv_bytes: int | None,
     variant: str | None,
 ) -> None:
-    """Serve until SIGTERM. Raises StoreError if there is nothing to serve."""
+    """Serve until SIGTERM. Raises StoreError if there is nothing to serve, ValueError for a bad URL of Redis."""
     settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
     bundles = served_bundles(Store(settings.store), models, variant)
     cached = sum(bundle.manifest.family == "gpt2" for bundle in bundles.values())
-    child = Child(settings.store, list(bundles), devices(device)[0], settings.kv_bytes // max(1, cached))
+    child = Child(
+        settings.store,
+        list(bundles),
+        devices(device)[0],
+        settings.kv_bytes // max(1, cached),
+        settings.step_seconds,
+        settings.load_seconds,
+    )
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    wait_for_redis(settings.redis_url)
     WorkerParent(settings.redis_url, name, bundles, child).run()
-
-
-def wait_for_redis(url: str) -> None:
-    """As long as it takes: Redis may start after us, or be reading its data. Raises ValueError for a bad URL."""
-    connection = connect(url)
-    while True:
-        try:
-            connection.ping()
-            return
-        except RedisError as error:
-            log.warning("Redis cannot be reached (%s); trying again", error)
-            time.sleep(0.5)
 
 
 def served_bundles(store: Store, models: str | None, variant: str | None) -> dict[Target, Bundle]:

@@ -30,6 +30,8 @@ class Settings:
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
     job_timeout_seconds: int = 600
     kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models
+    step_seconds: float = 30.0  # an engine that has work and is silent for longer hangs, and is replaced
+    load_seconds: float = 600.0  # the same while it loads and warms up
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
 
     def __post_init__(self) -> None:

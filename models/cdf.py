@@ -23,6 +23,7 @@ def invert_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     blocks = F.pad(probabilities, (0, -values % BLOCK)).view(rows, -1, BLOCK)
     borders = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (rows, blocks)
     block = _first_above(borders, uniform[:, None] * borders[:, -1:])
+    block = block.clamp(max=blocks.shape[1] - 1)  # what is not a number lies in no block
     before = borders.gather(-1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
     within = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
     place = _first_above(within, uniform[:, None] * borders[:, -1:] - before)

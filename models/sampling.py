@@ -226,7 +226,7 @@ def _keep_top_p(probabilities: Tensor, batch: BatchSampling) -> Tensor:
         if count == probabilities.shape[-1] or not bool((kept[:, -1:] & chosen).any()):
             break
         count = min(count * 8, probabilities.shape[-1])
-    border = largest.gather(-1, kept.sum(-1, keepdim=True) - 1)
+    border = largest.gather(-1, (kept.sum(-1, keepdim=True) - 1).clamp(min=0))  # of NaN none are kept
     return _keep(probabilities, border, chosen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -98,11 +99,15 @@ def start_worker(redis_url: str, store: Store, connection: Redis) -> Iterator[Ca
     """Start workers as `kamishibai worker` does; they are stopped at the test's end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str = "worker", *options: str, wait: bool = True) -> subprocess.Popen[bytes]:
+    def start(
+        name: str = "worker", *options: str, environment: dict[str, str] | None = None, wait: bool = True
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "cli.main", "worker", "--device", "cpu", "--name", name]
-        environment = os.environ | {"KAMISHIBAI_STORE": str(store.root), "KAMISHIBAI_REDIS_URL": redis_url}
+        ours = {"KAMISHIBAI_STORE": str(store.root), "KAMISHIBAI_REDIS_URL": redis_url}
         process = subprocess.Popen(
-            [*command, "--store", str(store.root), *options], env=environment, start_new_session=True
+            [*command, "--store", str(store.root), *options],
+            env=os.environ | ours | (environment or {}),
+            start_new_session=True,
         )
         started.append(process)
         deadline = time.monotonic() + 60
@@ -120,6 +125,18 @@ def start_worker(redis_url: str, store: Store, connection: Redis) -> Iterator[Ca
             process.wait(30)
         finally:
             process.kill()
+
+
+@pytest.fixture
+def faults() -> Callable[..., dict[str, str]]:
+    """The environment of a worker whose engine fails on purpose: tests/faults/sitecustomize.py says how."""
+
+    def environment(*faults: dict[str, object]) -> dict[str, str]:
+        folder = str(Path(__file__).parent / "faults")
+        path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+        return {"PYTHONPATH": path, "KAMISHIBAI_TEST_FAULTS": json.dumps(faults)}
+
+    return environment
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from contracts.requests import Target
+from contracts.settings import Settings
 from workers.channel import Channel, ChannelClosed
 from workers.processes import python_module
+from workers.silence import Silence
 
 log = logging.getLogger("kamishibai.worker")
 
@@ -24,8 +26,17 @@ _QUICK_REPLACEMENTS = 3
 class Child:
     """One engine child at a time. Nothing here ever waits for it."""
 
-    def __init__(self, store: Path, targets: list[Target], device: str, kv_bytes: int) -> None:
-        """`kv_bytes` for each of its models."""
+    def __init__(
+        self,
+        store: Path,
+        targets: list[Target],
+        device: str,
+        kv_bytes: int,
+        step_seconds: float = Settings.step_seconds,
+        load_seconds: float = Settings.load_seconds,
+    ) -> None:
+        """`kv_bytes` for each of its models. It hangs if it is silent for longer than `step_seconds` while it has work,
+        or than `load_seconds` while it loads."""
         self._order = {
             "store": str(store),
             "targets": [target.model_dump() for target in targets],
@@ -34,6 +45,9 @@ class Child:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
+        self._step_seconds = step_seconds
+        self._load_seconds = load_seconds
+        self._silence = Silence(time.monotonic())
         self._failures = 0  # deaths since it was last ready
         self._next_start = 0.0
         self._was_ready = False
@@ -61,6 +75,7 @@ class Child:
         )
         theirs.close()
         self._channel = Channel(ours, blocking=False)
+        self._silence.broken(time.monotonic())
         log.info("engine child %d started", self._process.pid)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -74,12 +89,25 @@ class Child:
         if self._channel is None:
             return []
         messages = self._channel.receive()
+        if messages:
+            self._silence.broken(time.monotonic())
         if any(message["op"] == "ready" for message in messages):
             self.ready, self._was_ready, self._failures = True, True, 0
         return messages
 
+    def hangs(self, busy: bool) -> bool:
+        """Whether it has been silent for too long; `busy` says that it has work. To be asked about once a second."""
+        if self._channel is None or (self.ready and not busy):
+            self._silence.broken(time.monotonic())
+            return False
+        budget_seconds = self._step_seconds if self.ready else self._load_seconds
+        return self._silence.look(time.monotonic()) > budget_seconds
+
     def bury(self) -> int:
-        """After ChannelClosed: clean up and set the back-off. Returns the exit status, negative for a signal."""
+        """After ChannelClosed, or when it hangs: kill it if it lives, clean up and set the back-off.
+
+        Returns the exit status, negative for a signal.
+        """
         if self._channel is not None:
             self._channel.close()
         self._channel, self.ready = None, False

@@ -6,7 +6,9 @@ Started as `python -m workers.engine_child '{"socket": ..., ...}'` by workers.ch
                       remove {job, choice or None for all}
     child -> parent   ready {models: {name: {capacity, fingerprint, batch_invariant}}, device}
                       refused {model, message}
-                      call {model, events, batch_size, units, seconds, running, waiting}
+                      call {model, events, batch_size, units, seconds, running, waiting, capacity}
+                      failed {model, jobs, message}
+                      A call raised: the model's requests are gone, of which `jobs` took part in it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,6 +36,7 @@ from workers.processes import die_with_parent
 from workers.scheduler import Scheduler
 
 log = logging.getLogger("kamishibai.engine")
+T = TypeVar("T")
 
 
 class EngineChild:
@@ -61,9 +66,25 @@ class EngineChild:
         while True:
             self._take_messages()
             self._scheduler.admit(self._refuse)
-            launched = [(name, self._engines[name].launch()) for name in self._scheduler.due()]
-            for name, handle in launched:
-                self._report(name, self._engines[name].collect(handle))
+            due = [(name, self._engines[name]) for name in self._scheduler.due()]
+            launched = [(name, engine, self._try(name, engine.launch)) for name, engine in due]
+            for name, engine, handle in launched:
+                if handle is not None and (call := self._try(name, partial(engine.collect, handle))):
+                    self._report(name, call)
+
+    def _try(self, name: str, part_of_call: Callable[[], T]) -> T | None:
+        """None if it raises: then its requests are given up, and the parent finds out which one is to blame."""
+        try:
+            return part_of_call()
+        except Exception as error:
+            log.exception("a call of %s failed", name)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # raises, which ends this process, if the device is of no use now
+            jobs = self._engines[name].jobs
+            self._scheduler.clear(name)
+            message = f"{type(error).__name__}: {error}"
+            self._channel.send({"op": "failed", "model": name, "jobs": jobs, "message": message})
+            return None
 
     def _load(self, store: Store, target: Target, kv_bytes: int) -> None:
         """A broken bundle is refused; the other models are served all the same."""
@@ -104,6 +125,7 @@ class EngineChild:
                 "seconds": call.seconds,
                 "running": engine.capacity - engine.free,
                 "waiting": self._scheduler.waiting(name),
+                "capacity": engine.capacity,
             }
         )
 
@@ -114,7 +136,8 @@ def _packed(event: Event) -> dict[str, Any]:
 
 def main() -> None:
     die_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they are the parent's to handle: it drains
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     order = json.loads(sys.argv[1])
     channel = Channel(socket.socket(fileno=order["socket"]), blocking=True)

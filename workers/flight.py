@@ -19,14 +19,13 @@ from workers.pictures import encode_png
 
 
 class Flight(ABC):
-    """Belongs to one lease. `crashes` counts the engine children that died while running it."""
+    """Belongs to one lease."""
 
     def __init__(self, lease: Lease, request: TextRequest | ImageRequest, fingerprint: str) -> None:
         self.lease = lease
         self.request = request
         self._fingerprint = fingerprint
         self.deadline = time.monotonic() + lease.timeout_seconds
-        self.crashes = 0
         self.restart()
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from redis import Redis
 from rq.utils import as_text
 
 from contracts import keys
+from contracts.connection import TIMEOUT_SECONDS
 from contracts.errors import KamishibaiError, LeaseLost
 from contracts.results import ImageResult, TextResult
 from workers import scripts
@@ -67,6 +69,8 @@ class Leases:
     def __init__(self, connection: Redis, worker: str) -> None:
         self._redis = connection
         self._worker = worker
+        self._ahead_seconds = 0.0  # of our monotonic clock is Redis' clock
+        self._compared_at = -math.inf
         self._claim = connection.register_script(scripts.CLAIM)
         self._complete = connection.register_script(scripts.COMPLETE)
         self._publish = connection.register_script(scripts.PUBLISH)
@@ -78,7 +82,7 @@ class Leases:
         """At most MOST_JOBS jobs from the queues with free places, in one call."""
         places = [value for queue, count in free.items() for value in (queue, count)]
         rows: list[list[bytes]] = self._call(
-            self._claim, self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
+            self._claim, self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
         )
         return [
             Lease(as_text(job), as_text(execution), as_text(queue), data or b"", _seconds(timeout))
@@ -138,8 +142,17 @@ class Leases:
         found = (_OURS.fullmatch(key.decode(errors="replace")) for key in known)
         queues = sorted(match[1] for match in found if match)
         error = LeaseLost("The workers that ran this job disappeared, and no attempt is left; send the request again.")
-        again, failed = self._call(self._recover, scripts.MOST_JOBS, encode_failure(error), *queues)
+        again, failed = self._call(self._recover, self._until(), scripts.MOST_JOBS, encode_failure(error), *queues)
         return int(again), int(failed)
+
+    def _until(self) -> str:
+        """When, on Redis' clock, we give up waiting for an answer. A script that takes jobs does nothing after that:
+        Redis also carries out what was sent while it stood still, when nobody listens any more."""
+        if time.monotonic() - self._compared_at > RENEW_SECONDS:
+            seconds, microseconds = self._redis.time()
+            self._compared_at = time.monotonic()
+            self._ahead_seconds = seconds + microseconds / 1e6 - self._compared_at
+        return f"{time.monotonic() + self._ahead_seconds + TIMEOUT_SECONDS:.6f}"
 
     def _call(self, script: Any, *args: Any) -> Any:
         return script(keys=[], args=args)

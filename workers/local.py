@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 import torch
 
 from contracts.bundle import DEFAULT_VARIANT, Bundle
+from contracts.errors import from_record
 from contracts.requests import ImageRequest, TextRequest
 from contracts.results import ImageResult, TextResult
 from workers.choice import TextAnswer
-from workers.engines import Delta, Done, Event
+from workers.engines import Delta, Done, Event, Failed
 from workers.engines.loading import load_model
 from workers.pictures import encode_png
 
@@ -58,6 +59,13 @@ class LocalModel:
         return ImageResult(count=request.count, pictures=pictures, fingerprint=self.fingerprint)
 
     def _events(self, request: TextRequest | ImageRequest) -> Iterator[Event]:
+        """Raises EngineFailed if there is not enough memory for it."""
         self._engine.add(_ONLY, request)
-        while self._engine.busy:
-            yield from self._engine.collect(self._engine.launch()).events
+        try:
+            while self._engine.busy:
+                for event in self._engine.collect(self._engine.launch()).events:
+                    if isinstance(event, Failed):
+                        raise from_record(event.record)
+                    yield event
+        finally:
+            self._engine.remove(_ONLY)

@@ -6,16 +6,20 @@ We keep RQ's books but not its loop: `Worker.work` pops outside of our claim scr
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
 WORKER_SECONDS = 30  # how long RQ's worker hash outlives its last heartbeat
+_RETRY_SECONDS = 2.0
 
 
 class RqRegistration(SimpleWorker):
@@ -30,9 +34,12 @@ class RqRegistration(SimpleWorker):
         self.busy = False  # as RQ was last told
 
     def begin(self) -> None:
-        self.register_birth()
-        self.subscribe()
+        """Raises ValueError if another living worker has our name. After a RedisError it can simply be called again."""
+        super()._set_ip_address(self.connection)
+        if self.birth_date is None or not self.connection.exists(self.key):  # no earlier call has come so far
+            self.register_birth()
         self.set_state(WorkerStatus.IDLE)
+        self.subscribe()
 
     def beat(self, first_job_id: str | None) -> None:
         """Heartbeat; RQ has room for the name of one current job."""
@@ -60,5 +67,22 @@ class RqRegistration(SimpleWorker):
 
     def enqueue_dependents(self, job_id: str, queue_name: str) -> None:
         """RQ's own path for jobs that others wait for. Ours never have dependents; other tools may add some."""
-        job = Job.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
+        try:
+            job = Job.fetch(job_id, connection=self.connection, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return  # deleted as soon as it had ended
         Queue(queue_name, connection=self.connection, serializer=JSONSerializer).enqueue_dependents(job)
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        """RQ would have every call wait for Redis for seven minutes; ours are bounded (contracts.connection)."""
+        return connection
+
+    def _set_ip_address(self, connection: Redis) -> None:
+        """RQ asks Redis for it when the worker is made; we do in `begin`, which may be repeated."""
+        self.ip_address = "unknown"
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: object, pubsub_thread: object) -> None:
+        """RQ stops listening at a timeout, which is what a Redis that stands still looks like."""
+        if not isinstance(exc, RedisError):
+            raise exc
+        time.sleep(_RETRY_SECONDS)

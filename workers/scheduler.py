@@ -19,6 +19,9 @@ class Schedulable(Protocol[R]):
     @property
     def busy(self) -> bool: ...
 
+    @property
+    def jobs(self) -> list[str]: ...
+
     def fits(self, request: R) -> bool: ...
 
     def add(self, job_id: str, request: R) -> None: ...
@@ -52,6 +55,13 @@ class Scheduler(Generic[R]):
                 self._waiting[name] = deque(entry for entry in self._waiting[name] if entry[0] != job_id)
             engine.remove(job_id, choice)
 
+    def clear(self, name: str) -> None:
+        """Forget everything of one engine, what waits for it and what it runs."""
+        engine = self._engines[name]
+        for job_id in engine.jobs:
+            engine.remove(job_id)
+        self._waiting[name].clear()
+
     def admit(self, on_refused: Callable[[str, Exception], None]) -> None:
         """Let requests in where there is room. One that its engine refuses is reported and harms nobody else."""
         for name, engine in self._engines.items():
@@ -61,6 +71,7 @@ class Scheduler(Generic[R]):
                 try:
                     engine.add(job_id, request)
                 except Exception as error:  # whatever it is, it is this request's alone
+                    engine.remove(job_id)
                     on_refused(job_id, error)
 
     def due(self) -> list[str]:

@@ -15,12 +15,13 @@ CLAIM = (
     CLOCK
     + RING
     + """
--- ARGV: worker, lease seconds, most jobs, execution id prefix, then per queue: name, free places
+-- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, then per queue: name, free places
 -- Returns per job: {id, execution id, queue, data, timeout seconds, retries left}
-local _, stamp, iso = clock()
-local now, lease, most = math.floor(tonumber(stamp)), tonumber(ARGV[2]), tonumber(ARGV[3])
+local time, stamp, iso = clock()
+if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for the answer any more
+local now, worker, lease, most = math.floor(tonumber(stamp)), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local claimed = {}
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local queue, free = ARGV[i], tonumber(ARGV[i + 1])
   while free > 0 and #claimed < most do
     local id = redis.call('LPOP', 'rq:queue:' .. queue)
@@ -28,14 +29,14 @@ for i = 5, #ARGV, 2 do
     local job = 'rq:job:' .. id
     local fields = redis.call('HMGET', job, 'status', 'data', 'timeout', 'retries_left')
     if fields[1] == 'queued' then                          -- cancelled and deleted ids fall through
-      local execution = ARGV[4] .. #claimed
+      local execution = ARGV[5] .. #claimed
       local key = 'rq:execution:' .. id .. ':' .. execution
-      redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', ARGV[1])
+      redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', worker)
       redis.call('EXPIRE', key, lease)
       redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, execution)
       redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
       redis.call('ZADD', 'rq:wip:' .. queue, now + lease, id .. ':' .. execution)
-      redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', ARGV[1])
+      redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
       redis.call('PERSIST', job)
       claimed[#claimed + 1] = {id, execution, queue, fields[2], fields[3] or '', fields[4] or '0'}
       free = free - 1
@@ -161,6 +162,10 @@ for i = 2, #ARGV, 3 do
   local id, execution, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if held(id, execution, queue) then
     local key = 'rq:execution:' .. id .. ':' .. execution
+    if redis.call('HEXISTS', key, 'created_at') == 0 then  -- it ran out; RQ cannot read half of it
+      local worker = redis.call('HGET', 'rq:job:' .. id, 'worker_name') or ''
+      redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'worker_name', worker)
+    end
     redis.call('HSET', key, 'last_heartbeat', stamp)
     redis.call('EXPIRE', key, lease)
     redis.call('ZADD', 'rq:wip:' .. queue, 'XX', now + lease, id .. ':' .. execution)
@@ -199,13 +204,14 @@ RECOVER = (
     + _HELD
     + _FAIL
     + """
--- ARGV: most jobs, exc_string of a job without attempts left, then the queues to look at
+-- ARGV: until when, most jobs, exc_string of a job without attempts left, then the queues to look at
 -- Gives jobs whose lease has run out to the front of their queue, or fails them.
 -- Returns {jobs given back, jobs failed}.
-local _, stamp, iso = clock()
-local now, most = math.floor(tonumber(stamp)), tonumber(ARGV[1])
+local time, stamp, iso = clock()
+if time > tonumber(ARGV[1]) then return {0, 0} end         -- nobody could renew a lease while Redis stood still
+local now, most = math.floor(tonumber(stamp)), tonumber(ARGV[2])
 local again, failed = 0, {}
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local queue = ARGV[i]
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', 'rq:wip:' .. queue, 0, now - 1, 'LIMIT', 0, most)) do
     local id, execution = string.match(entry, '^([^:]*):(.*)$')
@@ -223,7 +229,7 @@ for i = 3, #ARGV do
         ring(queue)
         again = again + 1
       else
-        fail(id, execution, queue, '', 'failed', ARGV[2], stamp, iso)
+        fail(id, execution, queue, '', 'failed', ARGV[3], stamp, iso)
         failed[#failed + 1] = id
       end
     end

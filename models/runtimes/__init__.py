@@ -48,6 +48,9 @@ class TextBackend(Protocol):
     def reset(self, slot: int) -> None:
         """Empty a slot for a new request."""
 
+    def wipe(self, slot: int) -> None:
+        """Empty a slot that holds numbers that are none: NaN spoils sums even where its weight is 0."""
+
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         """Give other slots what one slot holds. Positions before `begin` they hold already, `end` is its length: texts
         that share a beginning read it once."""

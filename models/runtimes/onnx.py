@@ -94,6 +94,10 @@ class OnnxGpt2Backend:
     def reset(self, slot: int) -> None:
         """Nothing to do: positions beyond a slot's length are not attended to, and written before they are read."""
 
+    def wipe(self, slot: int) -> None:
+        for cache in (self._keys, self._values):
+            cache[:, slot] = 0
+
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for cache in (self._keys, self._values):
             cache[:, targets, :, begin:end] = cache[:, source, None, :, begin:end]
@@ -150,6 +154,8 @@ class OnnxLstmBackend:
     def reset(self, slot: int) -> None:
         for array in self._state.values():
             array[slot] = 0
+
+    wipe = reset
 
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for array in self._state.values():

@@ -94,6 +94,8 @@ class LstmBackend:
             h[slot] = 0
             c[slot] = 0
 
+    wipe = reset
+
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for h, c in self._state:
             h[targets], c[targets] = h[source].clone(), c[source].clone()
@@ -156,6 +158,8 @@ class WindowedLstmBackend:
 
     def reset(self, slot: int) -> None:
         self._recent[slot] = []
+
+    wipe = reset
 
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for target in targets:
@@ -242,6 +246,10 @@ class Gpt2Backend:
 
     def reset(self, slot: int) -> None:
         """Nothing to do: positions beyond a slot's length are masked, and written before they are read."""
+
+    def wipe(self, slot: int) -> None:
+        self._cache.keys[:, slot] = 0
+        self._cache.values[:, slot] = 0
 
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         self._cache.copy(source, targets, begin, end)

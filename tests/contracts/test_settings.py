@@ -20,7 +20,8 @@ def test_the_process_environment_is_read(monkeypatch):
 
 
 def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
-    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", 1, 2, 3, 4.5, 6, 7, 8, 9, 10, "required")  # noqa: S104
+    numbers = (1, 2, 3, 4.5, 6, 7, 8, 9, 10, 11.5, 12.5)
+    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", *numbers, "required")  # noqa: S104
     assert all(getattr(changed, field.name) != field.default for field in fields(Settings))
     environment = changed.to_environment()
     assert set(environment) == {f"KAMISHIBAI_{field.name.upper()}" for field in fields(Settings)}
@@ -57,6 +58,8 @@ def test_variables_of_others_are_ignored():
         ("KAMISHIBAI_SYNC_RESULT_SECONDS", "0", "greater than 0"),
         ("KAMISHIBAI_JOB_RESULT_SECONDS", "0", "greater than 0"),
         ("KAMISHIBAI_JOB_TIMEOUT_SECONDS", "-5", "greater than 0"),
+        ("KAMISHIBAI_STEP_SECONDS", "0", "greater than 0"),
+        ("KAMISHIBAI_LOAD_SECONDS", "long", "must be of type float"),
         ("KAMISHIBAI_KEYS", "optional", "auto or required"),
     ],
 )

@@ -224,3 +224,21 @@ def test_greedy_rows_are_not_drawn_by_gumbel_max_either(generator):
     logits = torch.randn(2, 50, generator=generator)
     rows = [RowState(RowSampling()), RowState(RowSampling(temperature=1.0))]
     assert draw(logits, BatchSampling(rows, 50, CPU, invariant=False))[0] == logits[0].argmax()
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 2000])
+@pytest.mark.parametrize("invariant", [True, False])
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_that_holds_no_numbers_draws_some_token_and_leaves_the_others_alone(vocabulary, invariant, spoilt):
+    logits = torch.randn(6, vocabulary, generator=torch.Generator().manual_seed(1)) * 3
+    holed = logits.clone()
+    holed[2] = spoilt
+    for temperature, top_k, top_p, min_p in itertools.product((0.0, 1.0), (0, 5, 290), (1.0, 0.9), (0.0, 0.1)):
+        states = [RowState(RowSampling(temperature, top_k, top_p, min_p, seed=row)) for row in range(6)]
+
+        def drawn(of, states=states):
+            return draw(of, BatchSampling(states, vocabulary, CPU, invariant=invariant)).tolist()
+
+        expected, got = drawn(logits), drawn(holed)
+        assert got[:2] + got[3:] == expected[:2] + expected[3:]
+        assert 0 <= got[2] < vocabulary

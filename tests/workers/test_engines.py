@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from contracts.store import Store
 from export.tfjs import import_tfjs
 from workers.engines import Delta, Done, Failed
 from workers.engines.loading import load_model
+from workers.engines.memory import Allowance
 from workers.scheduler import Scheduler
 
 
@@ -133,6 +135,43 @@ def test_a_removed_request_leaves_the_others_alone(bundles):
             if event.job_id == "kept" and isinstance(event, Delta):
                 tokens += event.tokens
     assert tokens == alone["kept", 0]
+
+
+def test_a_text_whose_logits_are_not_numbers_fails_alone_and_leaves_nothing_in_its_slots(bundles):
+    """NaN, once in a cache, spoils whoever has the slot next, even at positions that are masked."""
+    bundle = bundles["gpt2"]
+
+    def request(number, length, **changes):
+        prompt = tuple(5 + (number + place) % 50 for place in range(length))
+        fields = {"max_tokens": 20, "temperature": number % 2, "top_k": number % 3 * 300, "top_p": 0.9} | changes
+        return TextRequest(target=bundle.target(), seed=number, prompt_tokens=prompt, ignore_eos=True, **fields)
+
+    good = {f"good {number}": request(number, 5 + number) for number in range(60)}
+    bad = {
+        "longer": request(1, 90),
+        "scored": request(2, 104, echo=True, logprobs=1, max_tokens=0),
+        "choices": request(3, 95, n=3),
+        "beams": request(4, 92, num_beams=3),
+    }
+    expected, _ = run_all(engine_of(bundle), good, dict.fromkeys(good, 0))
+    engine: Any = engine_of(bundle)
+    engine._slots, engine._allowance = [None] * 12, Allowance(12)  # each is used again and again
+    engine._backend._model.positions.weight.data[100] = torch.nan
+    scheduler = Scheduler({"model": engine})
+    got: dict[str, list[int]] = {name: [] for name in good}
+    failed = {}
+    for name, each in sorted((good | bad).items(), key=lambda entry: entry[1].seed):
+        scheduler.submit("model", name, each)
+    while scheduler.busy:
+        scheduler.admit(lambda name, error: pytest.fail(f"{name}: {error}"))
+        for event in engine.collect(engine.launch()).events:
+            if isinstance(event, Failed):
+                failed[event.job_id] = event.record
+            elif isinstance(event, Delta) and event.job_id in good:
+                got[event.job_id] += event.tokens
+    assert {name: got[name] for name in good} == {name: expected[name, 0] for name in good}
+    assert set(failed) == set(bad)
+    assert all("not numbers" in record for record in failed.values())
 
 
 def test_max_tokens_and_the_end_token_end_a_text(bundles):

@@ -12,12 +12,13 @@ import time
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from rq.executions import Execution
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from contracts import keys
-from contracts.connection import connect
+from contracts.connection import TIMEOUT_SECONDS, connect
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import ImageRequest, Target
 from contracts.results import Choice, ImageResult, TextResult
@@ -114,6 +115,29 @@ def test_a_claim_passes_the_token_on_while_work_is_left(connection, leases, enqu
     connection.delete(keys.bell(A))
     leases.claim({A: 2})
     assert not connection.exists(keys.bell(A))
+
+
+def test_what_redis_carries_out_after_its_sender_gave_up_takes_nothing(connection, jobs, leases, enqueue):
+    """A server that stood still for a while then does what was sent meanwhile."""
+    (running, queued) = enqueue(2)
+    (lease,) = leases.claim({A: 1})
+    lapse(connection, lease)
+    late = Leases(connection, "late")
+    late.claim({})
+    late._ahead_seconds -= TIMEOUT_SECONDS + 1
+    assert late.claim({A: 9}) == []
+    assert late.recover() == (0, 0)
+    assert [jobs.read(job_id).status for job_id in (running, queued)] == ["running", "queued"]
+    assert leases.renew([lease]) == set(), "whoever has it keeps it"
+
+
+def test_an_execution_that_ran_out_is_whole_again_after_it_was_renewed(connection, leases, enqueue):
+    enqueue(1)
+    (lease,) = leases.claim({A: 1})
+    connection.delete(f"rq:execution:{lease.job_id}:{lease.execution_id}")
+    assert leases.renew([lease]) == set()
+    execution = Execution.fetch(lease.execution_id, lease.job_id, connection)
+    assert execution.worker_name == "worker"
 
 
 @pytest.mark.parametrize(

@@ -10,65 +10,23 @@ import sys
 import time
 
 import psutil
-import pytest
 from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 
 from contracts import keys
 from contracts.announcements import read_announcements
-from contracts.requests import ImageRequest, Target, TextRequest
-from workers.local import LocalModel
+from contracts.requests import Target
 
 LIFETIMES = {"result_seconds": 300, "timeout_seconds": 60}
 
 
-@pytest.fixture(scope="module")
-def local(store):
-    return {name: LocalModel(store.open(name)) for name in store.names()}
-
-
-@pytest.fixture
-def request_of(store):
-    """A request by number; all differ."""
-
-    def make(number: int, **changes):
-        name = ("lstm", "gpt2", "faces")[number % 3]
-        bundle = store.open(name)
-        if name == "faces":
-            return ImageRequest(target=bundle.target(), seed=number, count=1 + number % 5)
-        tokens = bundle.tokenizer().encode("the quick brown fox jumps over the lazy dog "[: 3 + number % 40])
-        fields = {
-            "max_tokens": 5 + number,
-            "temperature": (0.0, 1.0)[number % 2],
-            "stream": number % 4 == 0,
-            "n": 1 + number % 3,
-            "num_beams": 4 if number % 7 == 1 else 1,
-            "logprobs": (None, 2)[number % 2],
-            "echo": number % 5 == 0,
-            "stop": ("th", "qu") if number % 4 == 1 else (),
-        } | changes
-        return TextRequest(target=bundle.target(), seed=number, prompt_tokens=tuple(tokens), **fields)
-
-    return make
-
-
-def assert_right(record, jobs, local):
-    """The result is the one that the request gets alone."""
-    assert record.status == "succeeded", record.error
-    expected = local[record.request.target.model].run(record.request)
-    if isinstance(record.request, ImageRequest):
-        assert jobs.pictures(record.result) == expected.pictures
-    else:
-        assert record.result == expected
-
-
 def test_jobs_of_all_models_get_the_results_that_they_get_alone(
-    start_worker, jobs, request_of, wait_ended, local, connection
+    start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     start_worker()
     ids = [jobs.enqueue(request_of(number), **LIFETIMES) for number in range(45)]
     for job_id in ids:
-        assert_right(wait_ended(job_id), jobs, local)
+        assert_right(wait_ended(job_id))
     time.sleep(0.2)
     forever = [key for key in connection.scan_iter("kamishibai:*") if connection.pttl(key) == -1]
     assert forever == [keys.WORKERS.encode()]
@@ -108,19 +66,21 @@ def test_streamed_text_is_appended_once_and_published(start_worker, jobs, reques
     subscription.close()
 
 
-def test_a_dead_engine_child_is_replaced_and_its_jobs_start_again(start_worker, jobs, request_of, wait_ended, local):
+def test_a_dead_engine_child_is_replaced_and_its_jobs_start_again(
+    start_worker, jobs, request_of, wait_ended, assert_right
+):
     parent = start_worker()
     ids = [jobs.enqueue(request_of(number, max_tokens=200), **LIFETIMES) for number in range(0, 30, 3)]
     time.sleep(0.1)
     for child in psutil.Process(parent.pid).children():
         child.send_signal(signal.SIGKILL)
     for job_id in ids:
-        assert_right(wait_ended(job_id), jobs, local)
+        assert_right(wait_ended(job_id))
     assert parent.poll() is None
 
 
 def test_jobs_of_a_killed_worker_run_elsewhere_with_the_same_results(
-    start_worker, jobs, request_of, wait_ended, local, connection
+    start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     first = start_worker("first")
     ids = [jobs.enqueue(request_of(3 * number, max_tokens=3000), **LIFETIMES) for number in range(6)]
@@ -130,7 +90,7 @@ def test_jobs_of_a_killed_worker_run_elsewhere_with_the_same_results(
     killed_at = time.monotonic()
     start_worker("second")
     for job_id in ids:
-        assert_right(wait_ended(job_id), jobs, local)
+        assert_right(wait_ended(job_id))
     assert time.monotonic() - killed_at < 45  # lease 12 s, janitor 3 s, and the run itself
 
 
@@ -196,7 +156,9 @@ def test_rqs_own_stop_command_stops_a_running_job(start_worker, jobs, request_of
     assert wait_ended(job_id, 10).status == "cancelled"
 
 
-def test_sigterm_drains_what_runs_and_leaves_the_rest(start_worker, jobs, request_of, wait_ended, local, connection):
+def test_sigterm_drains_what_runs_and_leaves_the_rest(
+    start_worker, jobs, request_of, wait_ended, assert_right, connection
+):
     worker = start_worker()
     ids = [jobs.enqueue(request_of(3 * n, max_tokens=800), **LIFETIMES) for n in range(80)]
     while jobs.read(ids[0]).status == "queued":
@@ -206,10 +168,10 @@ def test_sigterm_drains_what_runs_and_leaves_the_rest(start_worker, jobs, reques
     statuses = [jobs.read(job_id).status for job_id in ids]
     assert set(statuses) == {"succeeded", "queued"}
     assert statuses == sorted(statuses, reverse=True), "first come, first served"
-    assert_right(jobs.read(ids[0]), jobs, local)
+    assert_right(jobs.read(ids[0]))
     assert not connection.exists(keys.worker("worker"))
     start_worker("next")
-    assert_right(wait_ended(ids[-1]), jobs, local)
+    assert_right(wait_ended(ids[-1]))
 
 
 def test_a_payload_that_is_not_ours_fails_alone(start_worker, jobs, request_of, wait_ended, connection):
@@ -229,7 +191,7 @@ def test_a_payload_that_is_not_ours_fails_alone(start_worker, jobs, request_of, 
     assert "only workers.tasks.perform" in (result.exc_string or "")
 
 
-def test_a_stock_rq_worker_runs_the_same_jobs(jobs, request_of, wait_ended, local, redis_url, store):
+def test_a_stock_rq_worker_runs_the_same_jobs(jobs, request_of, wait_ended, assert_right, redis_url, store):
     ids = [jobs.enqueue(request_of(number), **LIFETIMES) for number in range(6)]
     queues = sorted({request_of(number).target.queue_name for number in range(3)})
     environment = os.environ | {"KAMISHIBAI_STORE": str(store.root)}
@@ -237,7 +199,7 @@ def test_a_stock_rq_worker_runs_the_same_jobs(jobs, request_of, wait_ended, loca
     command += ["--url", redis_url, "--worker-class", "rq.SimpleWorker"]
     subprocess.run(command, env=environment, check=True, timeout=120)
     for job_id in ids:
-        assert_right(wait_ended(job_id, 1), jobs, local)
+        assert_right(wait_ended(job_id, 1))
 
 
 def test_rq_info_tells_the_truth(start_worker, jobs, request_of, redis_url):
@@ -257,7 +219,7 @@ def test_rq_info_tells_the_truth(start_worker, jobs, request_of, redis_url):
 
 
 def test_a_model_whose_cache_does_not_fit_is_refused_by_the_bytes_it_needs_and_the_others_are_served(
-    start_worker, jobs, request_of, wait_ended, local, connection, capfd
+    start_worker, jobs, request_of, wait_ended, assert_right, connection, capfd
 ):
     start_worker("small", "--kv-memory", "500KB")
     (announced,) = read_announcements(connection)
@@ -265,7 +227,7 @@ def test_a_model_whose_cache_does_not_fit_is_refused_by_the_bytes_it_needs_and_t
     ids = {number: jobs.enqueue(request_of(number), **LIFETIMES) for number in range(6)}
     for number, job_id in ids.items():
         if request_of(number).target.model != "gpt2":
-            assert_right(wait_ended(job_id), jobs, local)
+            assert_right(wait_ended(job_id))
     assert {jobs.read(ids[number]).status for number in (1, 4)} == {"queued"}, "they wait for a worker with more memory"
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "is not served" in line]
     assert "gpt2@1" in line

@@ -31,6 +31,10 @@ class FakeEngine:
     def busy(self) -> bool:
         return bool(self.running)
 
+    @property
+    def jobs(self) -> list[str]:
+        return list(self.running)
+
     def fits(self, request: int) -> bool:
         return self.free > 0
 
@@ -187,3 +191,29 @@ def test_a_scheduler_without_engines_is_idle():
     scheduler.admit(never)
     scheduler.cancel("unknown")
     assert (scheduler.busy, scheduler.due()) == (False, [])
+
+
+def test_an_engine_that_failed_is_cleared_and_the_others_are_left_alone():
+    engines = {name: FakeEngine(2) for name in NAMES}
+    scheduler = Scheduler(dict(engines))
+    for name in NAMES:
+        for number in range(5):
+            scheduler.submit(name, f"{name} {number}", 10)
+    scheduler.admit(never)
+    scheduler.clear("text")
+    assert (engines["text"].jobs, scheduler.waiting("text")) == ([], 0)
+    assert (engines["tags"].jobs, scheduler.waiting("tags")) == (["tags 0", "tags 1"], 3)
+
+
+def test_what_an_engine_had_taken_of_a_request_that_it_then_refused_is_taken_out():
+    class Hesitant(FakeEngine):
+        def add(self, job_id: str, request: int) -> None:
+            super().add(job_id, request)
+            raise MemoryError("for its second half")
+
+    engine = Hesitant(2)
+    refused: list[str] = []
+    scheduler: Scheduler[int] = Scheduler({"text": engine})
+    scheduler.submit("text", "job", 3)
+    scheduler.admit(lambda job_id, error: refused.append(job_id))
+    assert (refused, engine.jobs, scheduler.busy) == (["job"], [], False)

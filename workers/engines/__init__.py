@@ -2,7 +2,9 @@
 
 An engine's `launch` starts one call on the device and `collect` returns what it brought; CPU engines do all work in
 `launch`. A call is bounded in time, so that cancellation, admission and the other models of the device are served
-between calls. A request that fails, fails alone.
+between calls. When there is not enough memory for a call, the engine runs fewer rows at once from then on and says
+which requests have to begin again. Whatever else a call raises may have left its state half written: whoever runs the
+engine then takes all its requests out, and finds the one that fails.
 """
 
 from __future__ import annotations
@@ -54,7 +56,14 @@ class Failed:
     record: str
 
 
-Event = Delta | Done | Failed
+@dataclass(frozen=True)
+class Evicted:
+    """There was no memory for so many requests at once: this one is out. It can be added again, and begins anew."""
+
+    job_id: str
+
+
+Event = Delta | Done | Failed | Evicted
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,11 @@ class Engine(Protocol[Handle]):
 
     @property
     def capacity(self) -> int:
-        """How many requests it may hold."""
+        """How many requests it may hold; fewer for a while after memory ran out."""
+
+    @property
+    def jobs(self) -> list[str]:
+        """The requests that it holds."""
 
     @property
     def free(self) -> int:

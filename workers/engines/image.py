@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from contracts.errors import InvalidRequest
+from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import ImageRequest
 from models.noise import latents
 from models.runtimes import ImageBackend
-from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Request
+from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Failed, Request
+from workers.engines.memory import Allowance, out_of_memory
 
 MOST_REQUESTS = 64
 MOST_PICTURES = 64  # in one call
@@ -32,10 +33,15 @@ class ImageEngine:
         self._call_seconds = call_seconds
         self._orders: dict[str, _Order] = {}  # in order of arrival
         self._picture_seconds = 0.0  # what one picture took in the last call
+        self._allowance = Allowance(MOST_PICTURES)
 
     @property
     def capacity(self) -> int:
         return MOST_REQUESTS
+
+    @property
+    def jobs(self) -> list[str]:
+        return list(self._orders)
 
     @property
     def free(self) -> int:
@@ -59,15 +65,16 @@ class ImageEngine:
     def launch(self) -> Call:
         started = time.perf_counter()
         batch = self._next_batch()
-        noise = torch.cat(
-            [latents(order.request.seed, list(pictures), self._backend.latent) for order, pictures in batch]
-        )
-        count = len(noise)
-        padded = torch.zeros(1 << (count - 1).bit_length(), self._backend.latent)
-        padded[:count] = noise
-        pixels = self._backend.draw(padded)
+        count = sum(len(pictures) for _, pictures in batch)
+        try:
+            pixels = self._draw(batch, count)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return Call(self._make_room(batch, count, error), 0, 0, time.perf_counter() - started)
+        self._allowance.count_call()
         seconds = time.perf_counter() - started
-        self._picture_seconds = seconds / len(padded)
+        self._picture_seconds = seconds / len(pixels)
         return Call(self._events(batch, pixels), count, count, seconds)
 
     def collect(self, handle: Call) -> Call:
@@ -75,7 +82,7 @@ class ImageEngine:
 
     def _next_batch(self) -> list[tuple[_Order, range]]:
         """The next pictures in order of arrival, as many as a call has time for."""
-        room = MOST_PICTURES
+        room = self._allowance.rows
         if self._picture_seconds:
             affordable = max(1, int(self._call_seconds / self._picture_seconds))
             room = min(room, 1 << (affordable.bit_length() - 1))
@@ -87,6 +94,24 @@ class ImageEngine:
             if not room:
                 break
         return batch
+
+    def _draw(self, batch: list[tuple[_Order, range]], count: int) -> torch.Tensor:
+        """Pixels of the batch's `count` pictures, and of zeros up to a power of two."""
+        noise = torch.zeros(1 << (count - 1).bit_length(), self._backend.latent)
+        noise[:count] = torch.cat(
+            [latents(order.request.seed, list(pictures), self._backend.latent) for order, pictures in batch]
+        )
+        return self._backend.draw(noise)
+
+    def _make_room(self, batch: list[tuple[_Order, range]], count: int, error: Exception) -> list[Event]:
+        """There was no memory for `count` pictures: fewer come at once. Nothing has been drawn, so nothing is lost."""
+        self._allowance.halve(1 << (count - 1).bit_length())
+        if count > 1:
+            return []
+        ((order, _),) = batch
+        del self._orders[order.job_id]
+        failure = EngineFailed(f"There is not enough memory on the device to draw one picture ({error}).")
+        return [Failed(order.job_id, failure.record())]
 
     def _events(self, batch: list[tuple[_Order, range]], pixels: torch.Tensor) -> list[Event]:
         events: list[Event] = []

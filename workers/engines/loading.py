@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
-from contracts.errors import StoreError
+from contracts.errors import StoreError, from_record
 from contracts.requests import ImageRequest, TextRequest
 from contracts.settings import DEFAULT_KV_BYTES
 from models.probe import Probe, probe_images, probe_text
 from models.runtimes import TextBackend, onnx, pytorch
-from workers.engines import Done, Engine, Request
+from workers.engines import Done, Engine, Event, Failed, Request
 from workers.engines.image import ImageEngine
 from workers.engines.text import TextEngine
 
@@ -87,6 +87,11 @@ def example_request(bundle: Bundle, variant: str = DEFAULT_VARIANT) -> Request:
 
 
 def _run(engine: Engine[Any], request: Request) -> None:
+    """Raises EngineFailed if there is not enough memory even for that."""
     engine.add("warm-up", request)
-    while not any(isinstance(event, Done) for event in engine.collect(engine.launch()).events):
-        pass
+    events: list[Event] = []
+    while not any(isinstance(event, Done) for event in events):
+        events = engine.collect(engine.launch()).events
+        for event in events:
+            if isinstance(event, Failed):
+                raise from_record(event.record)

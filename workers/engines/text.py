@@ -13,13 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from contracts.errors import InvalidRequest
+from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import TextRequest
 from models.beams import continuations
 from models.runtimes import TextBackend, row_bucket
 from models.sampling import BatchSampling, draw, log_probabilities
-from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Request, Score
+from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Evicted, Failed, Request, Score
 from workers.engines.beams import BeamGroup
+from workers.engines.memory import Allowance, out_of_memory
 from workers.engines.rows import Row
 
 # Read in a call even if they take longer than it should: with one chunk a call, a large model's batch never fills.
@@ -43,17 +44,27 @@ class TextEngine:
         self._batch_invariant = batch_invariant
         self._call_seconds = call_seconds
         self._slots: list[Row | None] = [None] * backend.slots  # a choice, or a beam, is in exactly one slot
+        self._allowance = Allowance(backend.slots)
         self._groups: dict[str, BeamGroup] = {}  # of the requests with beams
         self._sampling: BatchSampling | None = None  # of the decoding rows; None after any of them changed
         self._chunk_seconds = 0.0  # what one prefill chunk took lately
+        self._spoilt: list[Event] = []  # failures of this call
 
     @property
     def capacity(self) -> int:
-        return len(self._slots)
+        return self._allowance.rows
+
+    @property
+    def jobs(self) -> list[str]:
+        return list(dict.fromkeys(row.job_id for row in self._slots if row))
 
     @property
     def free(self) -> int:
-        return self._slots.count(None)
+        return max(0, self._allowance.rows - self._used)
+
+    @property
+    def _used(self) -> int:
+        return len(self._slots) - self._slots.count(None)
 
     @property
     def busy(self) -> bool:
@@ -61,7 +72,7 @@ class TextEngine:
 
     def fits(self, request: Request) -> bool:
         rows = request.rows if isinstance(request, TextRequest) else 1
-        return rows <= self.free or rows > self.capacity
+        return rows <= self.free or not self.busy or rows > len(self._slots)
 
     def add(self, job_id: str, request: Request) -> None:
         if not isinstance(request, TextRequest):
@@ -90,6 +101,18 @@ class TextEngine:
 
     def launch(self) -> Call:
         started = time.perf_counter()
+        self._spoilt = []
+        try:
+            call = self._run(started)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            return Call([*self._spoilt, *self._make_room(error)], 0, 0, time.perf_counter() - started)
+        self._allowance.count_call()
+        return call
+
+    def _run(self, started: float) -> Call:
+        """One call, that began at `started`: some reading, and as many steps as there is time for."""
         self._prefill()
         steps = units = 0
         while batch_size := self._decode():
@@ -97,7 +120,7 @@ class TextEngine:
             # Requests wait to enter a freed slot, and the call has a bound.
             if self._ended() or time.perf_counter() - started > self._call_seconds:
                 break
-        events = [*self._report(), *self._ended()]
+        events = [*self._report(), *self._ended(), *self._spoilt]
         return Call(events, -(-units // max(steps, 1)), units, time.perf_counter() - started)
 
     def collect(self, handle: Call) -> Call:
@@ -111,15 +134,27 @@ class TextEngine:
         total = len(request.prompt_tokens) + request.max_tokens
         if self._context_tokens is not None and total > self._context_tokens:
             raise InvalidRequest(f"{total} tokens do not fit into the context of {self._context_tokens}.")
-        if request.rows > self.capacity:
+        if request.rows > len(self._slots):
             field = "n" if request.num_beams == 1 else "num_beams"
-            room = f"this worker's cache has room for {self.capacity} texts"
+            room = f"this worker's cache has room for {len(self._slots)} texts"
             raise InvalidRequest(f"'{field}' is {request.rows}, but {room}.")
         if request.num_beams > 1 and not request.max_tokens:
             raise InvalidRequest("'max_tokens' is 0: beams need a token to search.")
         named = [*request.prompt_tokens, *request.stop_token_ids, *(token for token, _ in request.logit_bias)]
         if (largest := max(named)) >= self._backend.vocabulary_size:
             raise InvalidRequest(f"Token {largest} is not among the model's {self._backend.vocabulary_size}.")
+
+    def _make_room(self, error: Exception) -> list[Event]:
+        """There was no memory for the requests that are here: fewer come at once. All begin again, since a call that
+        did not end may have left any of them half a step on. One that was alone fails."""
+        self._allowance.halve(self._used)
+        jobs = self.jobs
+        for job_id in jobs:
+            self.remove(job_id)
+        if len(jobs) != 1:
+            return [Evicted(job_id) for job_id in jobs]
+        failure = EngineFailed(f"There is not enough memory on the device for this request, even alone ({error}).")
+        return [Failed(jobs[0], failure.record())]
 
     def _clear(self, leaves: Callable[[Row], bool]) -> None:
         for slot, row in enumerate(self._slots):
@@ -144,6 +179,8 @@ class TextEngine:
                 following = row.request.prompt_tokens[chunk.start + 1 : row.position + 1]
                 row.prompt_scores += _scores(scored, torch.tensor(following), row.request.logprobs or 0)
             self._let_go(slot, row)
+        pairs = zip(reading, logits, strict=True)
+        self._spoil({row.job_id for (_, row), scored in pairs if scored is not None and not scored.sum().isfinite()})
         self._sampling = None
 
     def _let_go(self, slot: int, row: Row) -> None:
@@ -168,6 +205,8 @@ class TextEngine:
         fed = [row.token if row and on else 0 for row, on in zip(rows, active, strict=True)]
         logits = self._backend.decode(fed, [row.position if row else 0 for row in rows], active)
         going = [row if on else None for row, on in zip(rows, active, strict=True)]
+        if not logits.sum().isfinite():
+            going = self._without_spoilt(logits, going)
         for row in filter(None, going):
             row.position += 1
         self._draw(logits, [None if row and row.is_beam else row for row in going])
@@ -175,6 +214,22 @@ class TextEngine:
         for short_list in (True, False):
             self._branch(logits, [group for group in groups if group.short_list is short_list], short_list)
         return sum(active)
+
+    def _without_spoilt(self, logits: Tensor, going: list[Row | None]) -> list[Row | None]:
+        """The rows of requests for which the model gives numbers; the others fail."""
+        sound = logits.amax(-1).isfinite().tolist()
+        spoilt = {row.job_id for row, is_sound in zip(going, sound, strict=True) if row and not is_sound}
+        self._spoil(spoilt)
+        return [row if row and row.job_id not in spoilt else None for row in going]
+
+    def _spoil(self, jobs: set[str]) -> None:
+        failure = EngineFailed("The model's logits for this text are not numbers.").record()
+        self._spoilt += [Failed(job_id, failure) for job_id in sorted(jobs)]
+        for slot, row in enumerate(self._slots):
+            if row and row.job_id in jobs:
+                self._backend.wipe(slot)
+        for job_id in jobs:
+            self.remove(job_id)
 
     def _draw(self, logits: Tensor, rows: list[Row | None]) -> None:
         """The next token of every row but those that are None."""

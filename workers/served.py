@@ -1,0 +1,76 @@
+"""The models of one worker: what its engine child says of them, and what servers are told."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from contracts.announcements import EngineCounters, ServedModel
+from contracts.bundle import Bundle
+from contracts.requests import Target
+
+log = logging.getLogger("kamishibai.worker")
+
+
+class ServedModels:
+    """By queue name. A child says `ready` once, before that perhaps `refused` of some, and then of every `call`."""
+
+    def __init__(self, bundles: dict[Target, Bundle]) -> None:
+        """`bundles` by what their jobs will run on: what the child was told to load."""
+        self._targets = {target.queue_name: target for target in bundles}
+        self._bundles = {target.queue_name: bundle for target, bundle in bundles.items()}
+        self._said: dict[str, dict[str, Any]] = {}  # empty while no child is ready
+        self._refused: set[str] = set()  # the child could not load them
+        self._counters = {queue: EngineCounters() for queue in self._bundles}
+        self.device = "starting"
+
+    @property
+    def queues(self) -> list[str]:
+        return list(self._bundles)
+
+    @property
+    def capacities(self) -> dict[str, int]:
+        """How many requests the child may hold, of the models that it serves now."""
+        return {queue: said["capacity"] for queue, said in self._said.items()}
+
+    def bundle(self, queue: str) -> Bundle:
+        return self._bundles[queue]
+
+    def fingerprint(self, queue: str) -> str:
+        """Empty while no child is ready."""
+        return str(self._said.get(queue, {}).get("fingerprint", ""))
+
+    def ready(self, message: dict[str, Any]) -> None:
+        self._said, self.device = message["models"], message["device"]
+        self._refused -= self._said.keys()  # a new child may have loaded what the last one could not
+        for queue, said in self._said.items():
+            if not said["batch_invariant"]:
+                log.warning("%s gives other bits in other batches: a seed alone does not fix its output here", queue)
+        log.info("ready: %s on %s", ", ".join(self._said) or "no model", self.device)
+
+    def refused(self, message: dict[str, Any]) -> None:
+        log.error("%s is not served: %s", message["model"], message["message"])
+        self._refused.add(message["model"])
+
+    def count(self, call: dict[str, Any]) -> None:
+        queue = call["model"]
+        self._said[queue]["capacity"] = call["capacity"]
+        after = self._counters[queue].after_call(call["batch_size"], call["units"], call["seconds"])
+        self._counters[queue] = after.model_copy(update={"running": call["running"], "waiting": call["waiting"]})
+
+    def child_has_gone(self) -> None:
+        self._said = {}
+
+    def announced(self) -> tuple[ServedModel, ...]:
+        return tuple(
+            ServedModel(
+                target=self._targets[queue],
+                task=bundle.manifest.task,
+                digest=bundle.digest,
+                fingerprint=self.fingerprint(queue),
+                batch_invariant=self._said.get(queue, {}).get("batch_invariant", False),
+                counters=self._counters[queue],
+            )
+            for queue, bundle in self._bundles.items()
+            if queue not in self._refused
+        )
