@@ -6,7 +6,7 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-data test-long lint format clean
+.PHONY: help serve test test-data test-long chaos lint format clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,10 @@ test-data: $(READY) ## Run the tests that need the real data sets in the folder 
 
 test-long: $(READY) ## Run the tests that take minutes.
 	@GOMP_SPINCOUNT=1000 $(BIN)/pytest -q -m long
+
+SEED ?= $(shell date +%s)
+chaos: $(READY) ## Kill all parts under load for some ten minutes, and check that no promise is broken (SEED=1, say).
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --jobs 5000 --kills 10
 
 lint: $(READY) ## Check style, types and import rules.
 	@echo "==> ruff"

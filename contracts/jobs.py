@@ -108,6 +108,15 @@ class JobQueue:
             pipe.execute()
         return job.id
 
+    def confirm(self, job_id: str) -> JobRecord:
+        """A job that was just enqueued, once Redis takes a further write. Raises redis.RedisError when it does not.
+
+        A Redis whose disk fills up acknowledges the write that it cannot keep, and refuses all after it; were it killed
+        then, the job would be lost.
+        """
+        self._redis.delete(keys.NOTHING)
+        return self.read(job_id)
+
     def read(self, job_id: str) -> JobRecord:
         """Raises NotFound for an id that was never given out or has outlived its lifetime."""
         check_job_id(job_id)

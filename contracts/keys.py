@@ -19,6 +19,7 @@ from __future__ import annotations
 PREFIX = "kamishibai:"
 WORKERS = PREFIX + "workers"
 JANITOR = PREFIX + "janitor"
+NOTHING = PREFIX + "nothing"  # never there: deleting it asks whether Redis takes writes
 API_KEYS = PREFIX + "keys"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
@@ -26,7 +27,7 @@ DELTA_CHANNEL = PREFIX + "deltas"
 # A key that its owner forgets is gone after this time at the latest.
 BELL_SECONDS = 3600
 TEXT_SECONDS = 24 * 3600
-PICTURES_SECONDS = 24 * 3600
+PICTURES_SECONDS = 600  # until the job's end is written in the next call; then they live as long as the job
 ANNOUNCEMENT_SECONDS = 20
 
 

@@ -94,16 +94,22 @@ class JobStream:
     def _known_text(self, record: JobRecord) -> Iterator[str]:
         """What was written before we listened."""
         for choice, sent_bytes in enumerate(self._sent_bytes):
-            text = self._jobs.text_from(record.id, choice, sent_bytes)
-            yield from self._unsent(record, Delta(choice, sent_bytes, text))
+            yield from self._unsent(record, Delta(choice, sent_bytes, self._text_from(choice, sent_bytes)))
 
     def _new_text(self, record: JobRecord, delta: Delta) -> Iterator[str]:
         choice, sent_bytes = delta.choice, self._sent_bytes[delta.choice]
         if delta.offset > sent_bytes:  # messages were lost
-            text = self._jobs.text_from(record.id, choice, sent_bytes)
-            yield from self._unsent(record, Delta(choice, sent_bytes, text))
+            yield from self._unsent(record, Delta(choice, sent_bytes, self._text_from(choice, sent_bytes)))
         if delta.offset <= self._sent_bytes[choice]:
             yield from self._unsent(record, delta)
+
+    def _text_from(self, choice: int, offset: int) -> str:
+        """While Redis is away, nothing: the next delta or the result brings it, and the stream goes on."""
+        try:
+            return self._jobs.text_from(self._job_id, choice, offset)
+        except RedisError as error:
+            log.warning("the text of job %s cannot be read, trying again later: %s", self._job_id, error)
+            return ""
 
     def _unsent(self, record: JobRecord, delta: Delta) -> Iterator[str]:
         """The part of a text that goes beyond what was sent; a job that is run again publishes its text again."""

@@ -11,15 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
+from redis.client import PubSub, PubSubWorkerThread
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
+from rq.worker_registration import clean_worker_registry
 
 WORKER_SECONDS = 30  # how long RQ's worker hash outlives its last heartbeat
-_RETRY_SECONDS = 2.0
+RECONNECT_SECONDS = 2.0
 
 
 class RqRegistration(SimpleWorker):
@@ -34,10 +36,14 @@ class RqRegistration(SimpleWorker):
         self.busy = False  # as RQ was last told
 
     def begin(self) -> None:
-        """Raises ValueError if another living worker has our name. After a RedisError it can simply be called again."""
+        """Take our place on RQ's books, and that of a killed predecessor of our name: it stays on them until its hash
+        expires, and RQ's own worker would refuse to start until then. After a RedisError this can be called again.
+        """
         super()._set_ip_address(self.connection)
-        if self.birth_date is None or not self.connection.exists(self.key):  # no earlier call has come so far
-            self.register_birth()
+        self.connection.delete(self.key)
+        self.register_birth()
+        for queue in self.queues:
+            clean_worker_registry(queue)  # of killed workers, which nobody else takes off
         self.set_state(WorkerStatus.IDLE)
         self.subscribe()
 
@@ -81,8 +87,9 @@ class RqRegistration(SimpleWorker):
         """RQ asks Redis for it when the worker is made; we do in `begin`, which may be repeated."""
         self.ip_address = "unknown"
 
-    def _pubsub_exception_handler(self, exc: Exception, pubsub: object, pubsub_thread: object) -> None:
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: PubSub, pubsub_thread: PubSubWorkerThread) -> None:
         """RQ stops listening at a timeout, which is what a Redis that stands still looks like."""
         if not isinstance(exc, RedisError):
             raise exc
-        time.sleep(_RETRY_SECONDS)
+        self.log.warning("Worker %s: its commands cannot be heard (%s); trying again", self.name, exc)
+        time.sleep(RECONNECT_SECONDS)

@@ -80,10 +80,27 @@ end
 """
 )
 
+# settle_pictures(id, execution): of a completion that is not taken. If this execution has finished the job before (the
+# answer got lost, and it was sent again) they live as long as the job; those of any other execution go.
+_PICTURES = """
+local function settle_pictures(id, execution)
+  local pictures = 'kamishibai:pictures:' .. id .. ':' .. execution
+  local last = redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)[1]
+  for i = 1, last and #last[2] or 0, 2 do
+    if last[2][i] == 'execution_id' and last[2][i + 1] == execution then
+      redis.call('EXPIRE', pictures, redis.call('TTL', 'rq:job:' .. id))
+      return
+    end
+  end
+  redis.call('DEL', pictures)
+end
+"""
+
 COMPLETE = (
     CLOCK
     + _HELD
     + _FAIL
+    + _PICTURES
     + """
 -- ARGV: worker, then per job: id, execution id, queue, outcome (finished, failed, stopped), base64 value or exc_string
 -- Returns execution ids: {those that had lost their lease, those whose job has dependents in RQ}.
@@ -96,6 +113,7 @@ for i = 2, #ARGV, 5 do
   local job, results = 'rq:job:' .. id, 'rq:results:' .. id
   if not held(id, execution, queue) then
     lost[#lost + 1] = execution                            -- cancelled, deleted, or given to another worker
+    settle_pictures(id, execution)
   else
     local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at') or stamp
     if outcome == 'finished' then
@@ -106,6 +124,7 @@ for i = 2, #ARGV, 5 do
       redis.call('EXPIRE', results, lifetime)
       redis.call('EXPIRE', job, lifetime)
       expire_texts(id, lifetime)
+      redis.call('EXPIRE', 'kamishibai:pictures:' .. id .. ':' .. execution, lifetime)
       redis.call('ZADD', 'rq:finished:' .. queue, math.floor(tonumber(stamp)) + lifetime, id)
       redis.call('HINCRBY', worker, 'successful_job_count', 1)
     else

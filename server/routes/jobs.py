@@ -29,7 +29,7 @@ def create_job() -> ResponseReturnValue:
         owner=caller().owner,
     )
     location = url_for("jobs.read_job", job_id=job_id)
-    return job_body(here.jobs.read(job_id), here.jobs), 202, {"Location": location}
+    return job_body(here.jobs.confirm(job_id), here.jobs), 202, {"Location": location}
 
 
 @blueprint.get("/v1/jobs/<job_id>")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from contracts.errors import EngineFailed
 from contracts.jobs import JobQueue
@@ -166,6 +167,24 @@ def test_a_gap_that_cannot_be_filled_is_left_to_the_result(stream, worker, scrip
     script(waiting.Delta(0, 3, "d"), lambda: worker.finish(worker.take(), "abcd"))
     pieces, _ = texts(stream())
     assert pieces == [("4", "abcd"), ("4", "")]
+
+
+def test_a_gap_met_while_redis_is_away_does_not_end_the_stream(stream, worker, script, monkeypatch):
+    read, failures = JobQueue.text_from, [RedisConnectionError()]
+
+    def fail_first(*arguments):
+        if failures:
+            raise failures.pop()
+        return read(*arguments)
+
+    def miss_three():
+        worker.delta(only_job(worker), 0, "abcd", publish=False)
+        monkeypatch.setattr(JobQueue, "text_from", fail_first)
+        return waiting.Delta(0, 3, "d")
+
+    script(miss_three, waiting.Delta(0, 4, "e"), lambda: worker.finish(worker.take(), "abcdef"))
+    pieces, _ = texts(stream())
+    assert pieces == [("4", "abcd"), ("5", "e"), ("6", "f"), ("6", "")]
 
 
 def test_choices_are_passed_on_interleaved_each_under_its_index(stream, worker, redis, eventually, monkeypatch):

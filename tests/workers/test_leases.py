@@ -397,3 +397,25 @@ def test_the_text_of_an_ended_job_lives_no_longer_than_the_job(connection, jobs,
     leases.complete([Ending(lease, "finished", result=result)])
     for key in (keys.text(lease.job_id, 0), f"rq:job:{lease.job_id}", f"rq:results:{lease.job_id}"):
         assert 0 < connection.ttl(key) <= 120
+
+
+def test_pictures_live_as_long_as_their_job_also_when_its_end_is_written_twice(connection, jobs, leases, enqueue):
+    enqueue(1)
+    (lease,) = leases.claim({A: 1})
+    ending = Ending(lease, "finished", ImageResult(count=1, pictures_key="k"), pictures=[b"one"])
+    for _ in range(2):
+        leases.complete([ending])
+        assert 0 < connection.ttl(keys.pictures(lease.job_id, lease.execution_id)) <= 120
+
+
+def test_pictures_of_a_worker_that_lost_its_lease_do_not_stay(connection, jobs, leases, enqueue):
+    enqueue(1)
+    (first,) = leases.claim({A: 1})
+    lapse(connection, first)
+    leases.recover()
+    (second,) = leases.claim({A: 1})
+    for lease in (second, first):
+        result = ImageResult(count=1, pictures_key="k")
+        leases.complete([Ending(lease, "finished", result, pictures=[b"one"])])
+    assert connection.exists(keys.pictures(second.job_id, second.execution_id))
+    assert not connection.exists(keys.pictures(first.job_id, first.execution_id))
