@@ -112,7 +112,7 @@ def _refuse_other_sites(listens_on: str) -> None:
             " address; make a key with `kamishibai keys create NAME` to serve under other names"
         )
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if origin is not None and origin.partition("://")[2] != request.host:
         raise Forbidden(
             f"'Origin' is {origin[:80]!r}: pages of other sites may not use a server without API keys;"
             " make a key with `kamishibai keys create NAME`"
