@@ -59,5 +59,8 @@ class LocalModel:
 
     def _events(self, request: TextRequest | ImageRequest) -> Iterator[Event]:
         self._engine.add(_ONLY, request)
-        while self._engine.busy:
-            yield from self._engine.collect(self._engine.launch()).events
+        try:
+            while self._engine.busy:
+                yield from self._engine.collect(self._engine.launch()).events
+        finally:
+            self._engine.remove(_ONLY)  # RQ stops a job that is late wherever it is; the next one must not meet it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, example, given
@@ -82,7 +83,7 @@ WAITS = st.sampled_from(["nan", "inf", "-inf", "-0", "1e999", "1_0", "٣", "0x1"
 @given(headers=st.dictionaries(st.sampled_from(HEADERS), VALUES), wait=WAITS, tail=st.text(max_size=90))
 @example(headers={"Origin": "http://["}, wait="", tail="")
 def test_any_header_query_and_path_get_an_answer(client, redis, ended_job, headers, wait, tail):
-    before = set(redis.keys())
+    before, tail = set(redis.keys()), quote(tail, safe="")
     for path in (f"/v1/jobs/{ended_job}/events", "/v1/models", f"/v1/jobs/{tail}", f"/v1/models/{tail}", f"/{tail}"):
         response = client.get(path, headers=headers, query_string={"wait": wait})
         assert len(response.headers["x-request-id"]) <= 128
