@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
 
 from contracts import keys
 from contracts.bundle import Task
-from contracts.requests import Target
+from contracts.requests import MAX_SEED, Target
 
 BATCH_SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+Counter = Annotated[int, Field(ge=0, le=MAX_SEED)]  # what a metric can show
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 class EngineCounters(_Frozen):
     """Counted since the worker's start. A call's batch size is the rows or pictures it ran for requests."""
 
-    calls: int = 0
+    calls: Counter = 0
     call_seconds: float = 0.0
-    units: int = 0  # tokens or pictures made
-    batch_sizes: tuple[int, ...] = (0,) * (len(BATCH_SIZE_BOUNDS) + 1)  # calls per bound, the last for larger ones
-    running: int = 0
-    waiting: int = 0
+    units: Counter = 0  # tokens or pictures made
+    batch_sizes: tuple[Counter, ...] = (0,) * (len(BATCH_SIZE_BOUNDS) + 1)  # calls per bound, the last for larger ones
+    running: Counter = 0
+    waiting: Counter = 0
 
     def after_call(self, batch_size: int, units: int, seconds: float) -> EngineCounters:
         index = next((i for i, bound in enumerate(BATCH_SIZE_BOUNDS) if batch_size <= bound), len(BATCH_SIZE_BOUNDS))
@@ -55,7 +58,7 @@ class Announcement(_Frozen):
     device: str
     ready: bool
     models: tuple[ServedModel, ...]
-    child_restarts: int = 0
+    child_restarts: Counter = 0
 
 
 def announce(connection: Redis, announcement: Announcement) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from contracts.errors import StoreError
+from contracts.files import read_small
 from contracts.prompt_fields import PromptFields
 from contracts.requests import MAX_COUNT, Target, describe
 from contracts.tokenizers import Tokenizer, TokenizerKind, read_tokenizer
@@ -106,7 +107,7 @@ class Bundle:
         Raises StoreError with all faults at once.
         """
         try:
-            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+            manifest = Manifest.model_validate_json(read_small(path / MANIFEST))
         except OSError as error:
             raise StoreError(f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror})") from None
         except ValidationError as error:
@@ -156,6 +157,8 @@ def sha256_of(path: Path) -> str:
 
 def _file_fault(path: Path, entry: FileEntry) -> str | None:
     try:
+        if path.exists() and not path.is_file():
+            return f"{path.name} is not a file"
         size = path.stat().st_size
         if size != entry.bytes:
             return f"{path.name} has {size} bytes instead of {entry.bytes}"

@@ -2,7 +2,8 @@
 
 KamishibaiError                 status  code                  retryable
 ├── InvalidRequest                 400  invalid_value         no
-│   └── BodyTooLarge               413  body_too_large        no
+│   ├── BodyTooLarge               413  body_too_large        no
+│   └── BodyTooSlow                408  body_too_slow         no
 ├── Unauthenticated                401  invalid_api_key       no
 ├── Forbidden                      403  forbidden             no
 ├── NotFound                       404  not_found             no
@@ -15,12 +16,34 @@ KamishibaiError                 status  code                  retryable
 └── QueueUnavailable               503  queue_unavailable     yes
 
 StoreError (local, never over HTTP): a bundle or a store that cannot be used, with all its faults named at once.
+
+A message is one line of at most MOST_CHARACTERS, whatever the values that it names.
 """
 
 from __future__ import annotations
 
 import json
 from typing import ClassVar
+
+MOST_CHARACTERS = 2000
+MOST_PARAM_CHARACTERS = 100
+
+
+def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text without line breaks, control characters and halves of surrogate pairs, which are shown as escapes.
+
+    Of one that is too long the middle is left out: the beginning names the value, the end the remedy.
+    """
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-(most // 2) + 5 :]}"
+    if text.isprintable():
+        return text
+    escaped = (character if character.isprintable() else _escaped(character) for character in text)
+    return one_line("".join(escaped), most)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class KamishibaiError(Exception):
@@ -32,9 +55,9 @@ class KamishibaiError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = one_line(message)
+        self.param = None if param is None else one_line(param, MOST_PARAM_CHARACTERS)
+        super().__init__(self.message)
 
     def body(self) -> dict[str, object]:
         """OpenAI's error object."""
@@ -51,6 +74,10 @@ class InvalidRequest(KamishibaiError):
 
 class BodyTooLarge(InvalidRequest):
     status, code = 413, "body_too_large"
+
+
+class BodyTooSlow(InvalidRequest):
+    status, code = 408, "body_too_slow"
 
 
 class Unauthenticated(KamishibaiError):
@@ -95,6 +122,9 @@ class QueueUnavailable(KamishibaiError):
 
 class StoreError(Exception):
     """A bundle or store that cannot be used; the message lists every fault found."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 _RECORDED: dict[str, type[KamishibaiError]] = {

@@ -21,13 +21,15 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from contracts import keys
-from contracts.errors import InvalidRequest, KamishibaiError, NotFound, from_record
-from contracts.lua import CLOCK, EXPIRE_TEXTS
+from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, from_record
+from contracts.lua import CLOCK, EXPIRE_TEXTS, WHOLE
 from contracts.requests import ImageRequest, TextRequest, parse_request
 from contracts.results import RESULT, ImageResult, TextResult
 
 JOB_FUNCTION = "workers.tasks.perform"
 LOST_LEASES_ALLOWED = 3
+MAX_DATA_BYTES = 16 << 20  # of a job's data; a thousandth of that in zlib can stand for it
+MAX_REASON_BYTES = 1 << 20  # of why a job failed
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 _STATUS_OF_RQ: dict[str, Status] = {
@@ -83,7 +85,7 @@ class JobQueue:
         """Put a request on its queue in one transaction and ring the bell. Returns the job's id.
 
         Once this returns, the job is the queue's: it ends in exactly one terminal state. `owner` is whose job it is:
-        the id of an API key.
+        the id of an API key. Raises BodyTooLarge for a request that no worker would read.
         """
         queue = self._queue(request.target.queue_name)
         job = Job.create(
@@ -99,6 +101,8 @@ class JobQueue:
             failure_ttl=result_seconds,
             meta={"owner": owner} if owner else None,
         )
+        if len(job.data) > MAX_DATA_BYTES:
+            raise BodyTooLarge(f"As a job the request has {len(job.data)} bytes, over {MAX_DATA_BYTES}; send less.")
         # RQ's own cleanup fails a job whose lease has run out unless retries are left; see docs/architecture.md.
         retry = Retry(max=LOST_LEASES_ALLOWED)
         job.retries_left, job.retry_intervals = retry.max, retry.intervals
@@ -187,6 +191,7 @@ class JobQueue:
 
 CANCEL = (
     CLOCK
+    + WHOLE
     + EXPIRE_TEXTS
     + """
 -- ARGV: job id. Returns 'cancelled', 'ended' or 'missing'.
@@ -195,7 +200,7 @@ local id = ARGV[1]
 local job = 'rq:job:' .. id
 if redis.call('TYPE', job).ok ~= 'hash' then return 'missing' end
 local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl')
-local status, queue, worker, lifetime = fields[1], fields[2], fields[3], tonumber(fields[4] or '') or 3600
+local status, queue, worker, lifetime = fields[1], fields[2], fields[3], whole(fields[4], 3600)
 if not status or not queue then return 'missing' end
 if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
 local now, _, iso = clock()
@@ -233,14 +238,15 @@ def check_job_id(job_id: str) -> str:
 def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
     status_of_rq, data, created_at, started_at, ended_at, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
+    request = request_of(data or b"")
     return JobRecord(
         id=job_id,
         status=status,
-        request=request_of(data or b""),
+        request=request,
         created_at=_unix_seconds(created_at) or 0.0,
         started_at=_unix_seconds(started_at),
         ended_at=_unix_seconds(ended_at),
-        result=_result_of(result) if status == "succeeded" else None,
+        result=_result_of(result, job_id, request) if status == "succeeded" else None,
         error=_error_of(result) if status == "failed" else None,
         owner=_owner_of(meta),
     )
@@ -249,12 +255,24 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
 def request_of(data: bytes) -> TextRequest | ImageRequest:
     """The request in the `data` field of RQ's job hash. Raises InvalidRequest for anything that is not ours."""
     try:
-        function, instance, args, kwargs = json.loads(zlib.decompress(data))
+        function, instance, args, kwargs = json.loads(_inflate(data, MAX_DATA_BYTES))
     except (ValueError, TypeError, zlib.error, RecursionError):
-        raise InvalidRequest("The job's data is not JSON of ours.") from None
+        raise InvalidRequest(
+            f"The job's data is not JSON of ours; it is zlib of at most {MAX_DATA_BYTES} bytes."
+        ) from None
     if function != JOB_FUNCTION or instance is not None or kwargs or not isinstance(args, list) or len(args) != 1:
-        raise InvalidRequest(f"The job asks for {function!r}; only {JOB_FUNCTION} with one request is run here.")
+        asked = repr(function[:80]) if isinstance(function, str) else "no function"
+        raise InvalidRequest(f"The job asks for {asked}; only {JOB_FUNCTION} with one request is run here.")
     return parse_request(args[0])
+
+
+def _inflate(data: bytes, most: int) -> bytes:
+    """What zlib has packed. Raises zlib.error, and ValueError where it is more than `most` bytes or breaks off."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(data, most + 1)
+    if not stream.eof or len(content) > most:
+        raise ValueError(f"it breaks off, or is more than {most} bytes")
+    return content
 
 
 def _owner_of(meta: bytes | None) -> str | None:
@@ -265,16 +283,28 @@ def _owner_of(meta: bytes | None) -> str | None:
     return owner if isinstance(owner, str) else None
 
 
-def _result_of(result: dict[bytes, bytes]) -> TextResult | ImageResult | None:
+def _result_of(
+    result: dict[bytes, bytes], job_id: str, request: TextRequest | ImageRequest
+) -> TextResult | ImageResult | None:
     try:
-        return RESULT.validate_json(base64.b64decode(result[b"return_value"]))
+        found = RESULT.validate_json(base64.b64decode(result[b"return_value"]))
     except (KeyError, ValueError):
         return None
+    return found if _answers(found, job_id, request) else None
+
+
+def _answers(result: TextResult | ImageResult, job_id: str, request: TextRequest | ImageRequest) -> bool:
+    """Whether a result is one of this request's, and names no keys of others."""
+    if isinstance(result, TextResult):
+        return isinstance(request, TextRequest) and len(result.choices) == request.n
+    key = result.pictures_key
+    own = key is None or key.startswith(keys.pictures(job_id, ""))
+    return isinstance(request, ImageRequest) and result.count == request.count and own
 
 
 def _error_of(result: dict[bytes, bytes]) -> KamishibaiError:
     try:
-        return from_record(zlib.decompress(base64.b64decode(result[b"exc_string"])).decode())
+        return from_record(_inflate(base64.b64decode(result[b"exc_string"]), MAX_REASON_BYTES).decode())
     except (KeyError, ValueError, zlib.error):
         return from_record("")  # RQ has left no reason, or its results have expired before the job
 

@@ -34,6 +34,15 @@ local function ring(queue)
 end
 """
 
+# whole(text, default): the whole number in a field of a job. What is none would end the script half-way.
+WHOLE = """
+local function whole(text, default)
+  local number = tonumber(text or '')
+  if not number or not (number >= 0 and number <= 2147483647) then return default end
+  return math.floor(number)
+end
+"""
+
 # expire_texts(id, seconds): give the texts of a streaming job their lifetime.
 EXPIRE_TEXTS = f"""
 local function expire_texts(id, seconds)

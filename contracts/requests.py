@@ -8,10 +8,13 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 from __future__ import annotations
 
 import re
+from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -21,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from contracts.errors import InvalidRequest
+from contracts.errors import InvalidRequest, one_line
 
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 4
@@ -32,6 +35,9 @@ MAX_CHOICES = 16
 MAX_BEAMS = 16
 MAX_BIASES = 1024
 MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
+MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
+MAX_PICTURES = 1024
+MAX_FIELDS = 100  # of an object; no body of ours has half as many
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -39,8 +45,20 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 TokenIdText = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]  # JSON's keys are text
 
 
+def _refuse_many(value: Any, most: int = MAX_FIELDS) -> Any:
+    """Counts before anything is looked at: a fault for each entry would take hundreds of times the body's memory."""
+    if isinstance(value, dict) and len(value) > most:
+        raise ValueError(f"it has {len(value)} entries; give at most {most} items")
+    return value
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, fields: Any) -> Any:
+        return _refuse_many(fields)
 
 
 class _Body(_Frozen):
@@ -112,18 +130,25 @@ class CompletionBody(_Body, TextParameters):
     """
 
     model: str | None = None
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)] | None = None
+    prompt: (
+        Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)] | None
+    ) = None
     fields: (
-        Annotated[dict[str, str], Field(description="Parts of the text, for models that have named ones.")] | None
+        Annotated[
+            dict[str, str],
+            BeforeValidator(_refuse_many),
+            Field(description="Parts of the text, for models that have named ones."),
+        ]
+        | None
     ) = None
     max_tokens: Count | None = None
     max_new_tokens: Count | None = None
     max_length: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     min_tokens: Count | None = None
     min_length: Count | None = None
-    logit_bias: Annotated[dict[TokenIdText, LogitBias], Field(max_length=MAX_BIASES)] = {}
-    stop: str | list[str] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = []
+    logit_bias: Annotated[dict[TokenIdText, LogitBias], BeforeValidator(partial(_refuse_many, most=MAX_BIASES))] = {}
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] = []
     seed: Seed | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -203,7 +228,7 @@ class Target(_Frozen):
     """What a job will run on, fixed when it is accepted."""
 
     model: str
-    version: int
+    version: Annotated[int, Field(ge=0, le=MAX_SEED)]
     variant: str
 
     @property
@@ -219,14 +244,20 @@ class TextRequest(TextParameters):
     schema_version: Literal[2] = 2
     target: Target
     seed: Seed
-    prompt_tokens: Annotated[tuple[TokenId, ...], Field(min_length=1, strict=False)]
+    prompt_tokens: Annotated[
+        tuple[TokenId, ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, strict=False, fail_fast=True)
+    ]
     max_tokens: Count = 16
     min_tokens: Count = 0
     logit_bias: Annotated[
-        tuple[Annotated[tuple[TokenId, LogitBias], Field(strict=False)], ...], Field(strict=False)
+        tuple[Annotated[tuple[TokenId, LogitBias], Field(strict=False)], ...],
+        Field(max_length=MAX_BIASES, strict=False, fail_fast=True),
     ] = ()
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
-    stop_token_ids: Annotated[tuple[TokenId, ...], Field(strict=False)] = ()
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)], ...],
+        Field(max_length=MAX_STOPS, strict=False, fail_fast=True),
+    ] = ()
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_TOKENS, strict=False, fail_fast=True)] = ()
     stream: bool = False
     with_fields: bool = False  # the result carries the text's named parts
 
@@ -248,7 +279,7 @@ class ImageRequest(_Frozen):
     schema_version: Literal[1] = 1
     target: Target
     seed: Seed
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    count: Annotated[int, Field(ge=1, le=MAX_PICTURES)]
     stream: Literal[False] = False
 
 
@@ -269,7 +300,8 @@ def describe(error: ValidationError, limit: int = 3) -> str:
     parts = []
     for fault in error.errors(include_url=False)[:limit]:
         # pydantic names the branches of a union by their types; people do not.
-        field = ".".join(str(part) for part in fault["loc"] if not _UNION_BRANCH.match(str(part))) or "body"
+        parts_of_name = (str(part) for part in fault["loc"])
+        field = one_line(".".join(part for part in parts_of_name if not _UNION_BRANCH.match(part)), 80) or "body"
         if fault["type"] == "extra_forbidden":
             parts.append(f"'{field}' is not a field of this request; remove it")
         elif fault["type"] == "missing":
@@ -284,10 +316,16 @@ _UNION_BRANCH = re.compile(r"(str|constrained-str|list\[.*\]|\[key\])$")
 
 
 def _short(value: Any, limit: int = 60) -> str:
+    if isinstance(value, dict):
+        value = dict(islice(value.items(), limit))
+    elif isinstance(value, str | list | tuple):
+        value = value[:limit]
     try:
         text = repr(value)
     except RecursionError:
         return "too deep"
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

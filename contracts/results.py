@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from contracts.requests import Count
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -22,7 +24,7 @@ class Logprobs(_Frozen):
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]  # characters of the choice's text before the token
+    text_offset: list[Count]  # characters of the choice's text before the token
 
 
 class Choice(_Frozen):
@@ -30,7 +32,7 @@ class Choice(_Frozen):
 
     text: str
     finish_reason: FinishReason
-    tokens: int  # how many were generated
+    tokens: Count  # how many were generated
     beam_score: float | None = None  # of a text found by beams: what they are ranked by
     fields: dict[str, str] | None = None  # the text's named parts, for a request that gave some
     logprobs: Logprobs | None = None
@@ -39,7 +41,7 @@ class Choice(_Frozen):
 class TextResult(_Frozen):
     task: Literal["text"] = "text"
     choices: list[Choice]
-    prompt_tokens: int
+    prompt_tokens: Count
     fingerprint: str = ""  # of the worker's bundle, variant and kernels: OpenAI's system_fingerprint
 
 
@@ -47,7 +49,7 @@ class ImageResult(_Frozen):
     """Pictures are base64 PNG inline or, where a worker of ours drew them, PNG files under `pictures_key` in Redis."""
 
     task: Literal["image"] = "image"
-    count: int
+    count: Count
     fingerprint: str = ""
     pictures: list[str] | None = None
     pictures_key: str | None = None

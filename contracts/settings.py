@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from contracts.requests import MAX_PICTURES
+
 ENVIRONMENT_PREFIX = "KAMISHIBAI_"
 DEFAULT_KV_BYTES = 2 << 30
 
@@ -25,6 +27,7 @@ class Settings:
     server_processes: int = 1
     max_body_bytes: int = 1 << 20
     max_wait_seconds: float = 60.0
+    slow_client_seconds: float = 60.0  # a client may take so long to send its body, and to take a piece of its answer
     max_pictures: int = 64
     sync_result_seconds: int = 30  # how long a synchronous request's job lives on after its answer
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
@@ -39,6 +42,10 @@ class Settings:
             raise ValueError(f"port ({variable('port')}) is {self.port}; it must lie between 1 and 65535")
         if self.keys not in ("auto", "required"):
             raise ValueError(f"keys ({variable('keys')}) is {self.keys!r}; it must be auto or required")
+        if self.max_pictures > MAX_PICTURES:
+            raise ValueError(
+                f"max_pictures ({variable('max_pictures')}) is {self.max_pictures}; a job draws at most {MAX_PICTURES}"
+            )
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not 0 < value < math.inf:

@@ -70,11 +70,11 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _publish(self, folder: Path, name: str, fields: dict[str, Any], files: dict[str, FileEntry]) -> Bundle:
-        (self.root / name).mkdir(exist_ok=True)
         folder.chmod(0o755)
         while True:
             version = max(self.versions(name), default=0) + 1
             manifest = Manifest(name=name, version=version, files=files, **fields)
+            (self.root / name).mkdir(exist_ok=True)
             (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             _sync(folder / MANIFEST)
             _sync(folder)

@@ -7,9 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from contracts.bundle import (
     FP32_GRAPH,
@@ -26,14 +25,13 @@ from contracts.bundle import (
 from contracts.errors import InvalidRequest, StoreError
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
-from contracts.tokenizers import BpeTokenizer, Tokenizer
-from models.dcgan import DcganConfig, generator
-from models.gpt2 import Gpt2, Gpt2Config
-from models.lstm import LstmConfig, LstmLanguageModel
+from contracts.tokenizers import Tokenizer, vocabulary_faults
+from models.dcgan import DcganConfig
+from models.gpt2 import Gpt2Config
+from models.lstm import LstmConfig
+from models.weights import Config, weight_faults
 
 LSTM_MAX_TOKENS = 4096  # an LSTM has no limit of its own, but a request must have one
-
-Config = LstmConfig | Gpt2Config | DcganConfig
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,15 @@ class Draft:
 
     def publish(self, store: Store, name: str) -> Bundle:
         """Write the next version of model `name`. Raises StoreError with all faults of this draft."""
-        if faults := [*self._weight_faults(), *self._text_faults()]:
+        if faults := [*weight_faults(self.config, self.weights), *self._text_faults()]:
             raise StoreError(f"{name} cannot become a bundle: " + "; ".join(faults))
         return store.write(name, self._fill)
 
     def _fill(self, folder: Path) -> dict[str, Any]:
-        save_file({name: weight.contiguous() for name, weight in self.weights.items()}, folder / WEIGHTS)
+        try:
+            save_file({name: weight.contiguous() for name, weight in self.weights.items()}, folder / WEIGHTS)
+        except RuntimeError as error:  # two names of one tensor
+            raise StoreError(f"the weights cannot be written: {error}") from None
         if self.tokenizer is not None:
             self.tokenizer.write(folder / TOKENIZER)
         return {
@@ -71,33 +72,16 @@ class Draft:
             "prompt_fields": self.prompt_fields,
         }
 
-    def _weight_faults(self) -> list[str]:
-        expected, given = _empty_module(self.config).state_dict(), self.weights
-        faults = [f"the weights lack {name}" for name in expected.keys() - given.keys()]
-        faults += [f"the weights hold {name}, which its config has no place for" for name in given.keys() - expected]
-        for name in expected.keys() & given.keys():
-            have, need = given[name], expected[name]
-            if (have.shape, have.dtype) != (need.shape, need.dtype):
-                faults.append(f"{name} is {have.dtype} {list(have.shape)} instead of {need.dtype} {list(need.shape)}")
-            elif not torch.isfinite(have).all():
-                faults.append(f"{name} holds values that are not finite")
-        return sorted(faults)
-
     def _text_faults(self) -> list[str]:
         if isinstance(self.config, DcganConfig):
             return []
         if self.tokenizer is None:
             return ["a text model needs a tokenizer"]
-        faults = []
-        tokens, rows = self.tokenizer.vocabulary_size, self.config.vocabulary_size
-        # GPT-2s exist with padded vocabularies; a character or word model has one output per token.
-        if tokens > rows or (not isinstance(self.tokenizer, BpeTokenizer) and tokens < rows):
-            faults.append(f"the tokenizer has {tokens} tokens, but the model {rows}")
-        if self.prompt_fields:
-            for marker in self.prompt_fields.markers:
+        faults = vocabulary_faults(self.tokenizer, self.config.vocabulary_size)
+        try:
+            for marker in self.prompt_fields.markers if self.prompt_fields else []:
                 if len(self.tokenizer.encode(marker)) != 1:
                     faults.append(f"the marker {marker} is no token of its own")
-        try:
             if not self.tokenizer.encode(self.example_prompt or ""):
                 faults.append(f"the example prompt {self.example_prompt!r} has no token that the model knows")
         except InvalidRequest as error:
@@ -139,14 +123,3 @@ def _limits(config: Config) -> Limits:
     if isinstance(config, Gpt2Config):
         return Limits(context_tokens=config.context_tokens)
     return Limits(max_tokens=LSTM_MAX_TOKENS)
-
-
-def _empty_module(config: Config) -> nn.Module:
-    """The module of this config without memory for its weights: only names, shapes and dtypes."""
-    try:
-        with torch.device("meta"):
-            if isinstance(config, DcganConfig):
-                return generator(config)
-            return Gpt2(config) if isinstance(config, Gpt2Config) else LstmLanguageModel(config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{config} is not the config of a model: {error}") from None

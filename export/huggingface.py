@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tokenizers
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import decoders, pre_tokenizers
 from torch import Tensor
 
 from contracts.bundle import Bundle
 from contracts.errors import StoreError
 from contracts.prompt_fields import PromptFields
+from contracts.requests import MAX_COUNT
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer
 from export.draft import Draft
 from export.source import Source, read_json
-from export.weights import read_checkpoint, read_safetensors
+from export.weights import read_checkpoint
 from models.gpt2 import Gpt2Config
+from models.weights import read_safetensors
 
+Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 EXAMPLE_PROMPT = "Once upon a time"
 END = "<|endoftext|>"
 
@@ -37,23 +40,23 @@ _PARTS = {
     "mlp.c_fc": ("up", True),
     "mlp.c_proj": ("down", True),
 }
-_NAME = re.compile(r"(?:h\.(?P<block>\d+)\.)?(?P<part>[a-z_0-9.]+)\.(?P<kind>weight|bias)")
+_NAME = re.compile(r"(?:h\.(?P<block>[0-9]{1,4})\.)?(?P<part>[a-z_0-9.]+)\.(?P<kind>weight|bias)")
 _MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants that old checkpoints hold
 
 
 class _Config(BaseModel):
     """config.json: what changes the numbers must be what models/gpt2.py computes."""
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
 
     model_type: Literal["gpt2"]
-    vocab_size: PositiveInt
-    n_positions: PositiveInt
-    n_embd: PositiveInt
-    n_layer: PositiveInt
-    n_head: PositiveInt
-    n_inner: PositiveInt | None = None
-    layer_norm_epsilon: PositiveFloat = 1e-5
+    vocab_size: Size
+    n_positions: Size
+    n_embd: Size
+    n_layer: Size
+    n_head: Size
+    n_inner: Size | None = None
+    layer_norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh"] = "gelu_new"
     scale_attn_weights: Literal[True] = True
     scale_attn_by_inverse_layer_idx: Literal[False] = False
@@ -89,14 +92,17 @@ def _config(theirs: _Config) -> Gpt2Config:
         raise StoreError(f"n_inner is {theirs.n_inner}; only 4 * n_embd = {4 * theirs.n_embd} can be used")
     if theirs.n_embd % theirs.n_head:
         raise StoreError(f"n_embd is {theirs.n_embd}, which {theirs.n_head} heads do not divide")
-    return Gpt2Config(
-        vocabulary_size=theirs.vocab_size,
-        context_tokens=theirs.n_positions,
-        width=theirs.n_embd,
-        layers=theirs.n_layer,
-        heads=theirs.n_head,
-        epsilon=theirs.layer_norm_epsilon,
-    )
+    try:
+        return Gpt2Config(
+            vocabulary_size=theirs.vocab_size,
+            context_tokens=theirs.n_positions,
+            width=theirs.n_embd,
+            layers=theirs.n_layer,
+            heads=theirs.n_head,
+            epsilon=theirs.layer_norm_epsilon,
+        )
+    except ValueError as error:
+        raise StoreError(f"config.json is not that of a model: {error}") from None
 
 
 def _read_weights(source: Source) -> dict[str, Tensor]:
@@ -117,9 +123,13 @@ def _our_weights(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights by our names, fp32. Raises StoreError for an output layer of its own and for unknown tensors."""
     theirs = {name.removeprefix("transformer."): weight for name, weight in theirs.items() if not _is_mask(name)}
     head = theirs.pop("lm_head.weight", None)
-    if head is not None and "wte.weight" in theirs and not torch.equal(head, theirs["wte.weight"]):
+    if head is not None and "wte.weight" in theirs and not _equal(head, theirs["wte.weight"]):
         raise StoreError("lm_head.weight differs from wte.weight: only models that tie the two can be used")
     return dict(_our_weight(name, weight) for name, weight in theirs.items())
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _is_mask(name: str) -> bool:
@@ -131,10 +141,10 @@ def _our_weight(name: str, weight: Tensor) -> tuple[str, Tensor]:
     if match is None or match["part"] not in _PARTS:
         raise StoreError(f"the weights hold {name}, which GPT-2 as a language model does not have")
     part, conv1d = _PARTS[match["part"]]
-    if conv1d and match["kind"] == "weight":
+    if conv1d and weight.dim() == 2:
         weight = weight.t()
     place = f"blocks.{int(match['block'])}.{part}" if match["block"] else part
-    return f"{place}.{match['kind']}", weight.to(torch.float32)
+    return f"{place}.{match['kind']}", weight.to(torch.float32) if weight.is_floating_point() else weight
 
 
 def _read_tokenizer(source: Source) -> BpeTokenizer:

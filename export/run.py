@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from contracts.bundle import TOKENIZER, WEIGHTS, Bundle, Family
-from contracts.errors import StoreError
+from contracts.bundle import TOKENIZER, WEIGHTS, Bundle
 from contracts.run import RUN, RunDescription
 from contracts.store import Store
 from contracts.tokenizers import read_tokenizer
-from export.draft import Config, Draft
+from export.draft import Draft
 from export.source import Source, read_json
-from export.weights import read_safetensors
-from models.dcgan import DcganConfig
-from models.gpt2 import Gpt2Config
-from models.lstm import LstmConfig
+from models.weights import read_config, read_safetensors
 
 
 def export_run(run: Path, store: Store, name: str) -> Bundle:
@@ -25,7 +20,7 @@ def export_run(run: Path, store: Store, name: str) -> Bundle:
     """
     source = Source(run)
     description = read_json(RunDescription, source.file(RUN))
-    config = _config(description.family, description.config)
+    config = read_config(description.family, description.config)
     weights = read_safetensors(source.file(WEIGHTS))
     kind = description.tokenizer
     draft = Draft(
@@ -41,12 +36,3 @@ def export_run(run: Path, store: Store, name: str) -> Bundle:
         },
     )
     return draft.publish(store, name)
-
-
-def _config(family: Family, values: dict[str, Any]) -> Config:
-    readers: dict[Family, type[LstmConfig] | type[Gpt2Config] | type[DcganConfig]]
-    readers = {"lstm": LstmConfig, "gpt2": Gpt2Config, "dcgan": DcganConfig}
-    try:
-        return readers[family].from_manifest(values)
-    except (TypeError, ValueError, KeyError) as error:
-        raise StoreError(f"the config {values} does not fit the family {family!r}: {error}") from None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts.bundle import sha256_of
 from contracts.errors import StoreError
+from contracts.files import read_small
 from contracts.requests import describe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -33,6 +34,8 @@ class Source:
             raise StoreError(f"{self.folder} names a file {name!r}: only plain names of files beside it can be used")
         path = self.folder / name
         try:
+            if path.exists() and not path.is_file():
+                raise StoreError(f"{path} is not a file")
             self.digests[name] = sha256_of(path)
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -42,6 +45,6 @@ class Source:
 def read_json(model: type[Model], path: Path) -> Model:
     """A JSON file as `model`. Raises StoreError that names every field that cannot be used."""
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate_json(read_small(path))
     except ValidationError as error:
         raise StoreError(f"{path} cannot be used: {describe(error, limit=20)}") from None

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from contracts.bundle import Bundle, sha256_of
 from contracts.errors import StoreError
+from contracts.requests import MAX_COUNT, MAX_SEED
 from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer
 from export.draft import Draft
@@ -25,6 +26,7 @@ from export.source import Source, read_json
 from models.lstm import LstmConfig
 
 Array = NDArray[np.float32]
+Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
 class _Part(BaseModel):
@@ -35,7 +37,7 @@ class _Part(BaseModel):
 
 class _LstmSettings(_Part):
     name: str
-    units: PositiveInt
+    units: Size
     activation: Literal["tanh"]
     recurrent_activation: Literal["sigmoid", "hard_sigmoid"]
     use_bias: Literal[True]
@@ -48,7 +50,7 @@ class _LstmSettings(_Part):
 
 class _DenseSettings(_Part):
     name: str
-    units: PositiveInt
+    units: Size
     activation: Literal["softmax"]
     use_bias: Literal[True]
 
@@ -78,7 +80,7 @@ class _Topology(_Part):
 
 class _Weight(_Part):
     name: str
-    shape: list[PositiveInt]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=MAX_SEED)]], Field(max_length=8)]
     dtype: Literal["float32"]
     quantization: None = None
 
@@ -149,12 +151,15 @@ def _config(lstms: list[_LstmSettings], dense: _DenseSettings) -> LstmConfig:
             f"batch_input_shape of the first layer is {shape}: it must be [null, window, {dense.units}], "
             "since the output has that many characters"
         )
-    return LstmConfig(
-        vocabulary_size=dense.units,
-        layers=tuple(lstm.units for lstm in lstms),
-        recurrent_activation=activations.pop(),
-        window=window,
-    )
+    try:
+        return LstmConfig(
+            vocabulary_size=dense.units,
+            layers=tuple(lstm.units for lstm in lstms),
+            recurrent_activation=activations.pop(),
+            window=window,
+        )
+    except ValueError as error:
+        raise StoreError(f"batch_input_shape of the first layer is {shape}: {error}") from None
 
 
 def _read_corpus(corpus: Path) -> str:
@@ -167,6 +172,9 @@ def _read_corpus(corpus: Path) -> str:
 def _read_arrays(source: Source, groups: list[_WeightGroup]) -> dict[str, Array]:
     """All weights by name. A group's files hold its weights one after another, cut anywhere."""
     arrays: dict[str, Array] = {}
+    paths = [path for group in groups for path in group.paths]
+    if len(set(paths)) < len(paths):
+        raise StoreError("model.json names a file of weights twice")
     for group in groups:
         content = b"".join(source.file(path).read_bytes() for path in group.paths)
         needed = 4 * sum(weight.values for weight in group.weights)
@@ -185,11 +193,11 @@ def _weights(lstms: list[_LstmSettings], dense: _DenseSettings, arrays: dict[str
     weights: dict[str, Tensor] = {}
     for index, lstm in enumerate(lstms):
         bias = _take(arrays, lstm.name, "bias")
-        weights[f"layers.{index}.weight_ih_l0"] = _take(arrays, lstm.name, "kernel").t()
-        weights[f"layers.{index}.weight_hh_l0"] = _take(arrays, lstm.name, "recurrent_kernel").t()
+        weights[f"layers.{index}.weight_ih_l0"] = _take_kernel(arrays, lstm.name, "kernel")
+        weights[f"layers.{index}.weight_hh_l0"] = _take_kernel(arrays, lstm.name, "recurrent_kernel")
         weights[f"layers.{index}.bias_ih_l0"] = bias
         weights[f"layers.{index}.bias_hh_l0"] = torch.zeros_like(bias)
-    weights["head.weight"] = _take(arrays, dense.name, "kernel").t()
+    weights["head.weight"] = _take_kernel(arrays, dense.name, "kernel")
     weights["head.bias"] = _take(arrays, dense.name, "bias")
     if arrays:
         raise StoreError(f"model.json lists weights that no layer has: {', '.join(sorted(arrays))}")
@@ -201,3 +209,11 @@ def _take(arrays: dict[str, Array], layer: str, weight: str) -> Tensor:
     if name not in arrays:
         raise StoreError(f"model.json lists no weight {name}")
     return torch.tensor(arrays.pop(name))
+
+
+def _take_kernel(arrays: dict[str, Array], layer: str, weight: str) -> Tensor:
+    """As PyTorch keeps it: (outputs, inputs)."""
+    kernel = _take(arrays, layer, weight)
+    if kernel.dim() != 2:
+        raise StoreError(f"{layer}/{weight} has the shape {list(kernel.shape)}; a kernel has inputs and outputs")
+    return kernel.t()

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contracts.sizes import check_sizes
+
 
 @dataclass(frozen=True)
 class DcganConfig:
@@ -20,8 +22,12 @@ class DcganConfig:
     channels: int = 3
 
     def __post_init__(self) -> None:
+        """Raises ValueError for what is no size: this comes from files."""
+        check_sizes(size=self.size, latent=self.latent, width=self.width)
         if self.size < 8 or self.size & (self.size - 1):
             raise ValueError(f"size is {self.size}; it must be a power of two, 8 or more")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels!r}; a picture has 1 or 3")
 
     @property
     def feature_channels(self) -> list[int]:

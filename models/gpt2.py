@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contracts.sizes import check_sizes
+
 DECODE_STRIDE = 64  # decode attends over this many positions, or twice as many, ...; the rest is masked
 
 
@@ -24,6 +26,20 @@ class Gpt2Config:
     layers: int
     heads: int
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no size: this comes from files."""
+        check_sizes(
+            vocabulary_size=self.vocabulary_size,
+            context_tokens=self.context_tokens,
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+        )
+        if self.context_tokens < 2 or self.width % self.heads:
+            raise ValueError("a GPT-2 has a context of two tokens or more, and a width that its heads divide")
+        if not isinstance(self.epsilon, float) or not 0 < self.epsilon < 1:
+            raise ValueError(f"epsilon is {self.epsilon!r}; it must be a small number above 0")
 
     @classmethod
     def from_manifest(cls, config: dict[str, Any]) -> Gpt2Config:

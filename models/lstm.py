@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contracts.sizes import is_size
+
 RecurrentActivation = Literal["sigmoid", "hard_sigmoid"]
 State = list[tuple[Tensor, Tensor]]  # per layer: h and c, each (rows, layer size)
 
@@ -31,7 +33,7 @@ class LstmConfig:
         """Raises ValueError for what is no size: this comes from files."""
         chosen = (size for size in (self.embedding, self.window) if size is not None)
         sizes = (self.vocabulary_size, *self.layers, *chosen)
-        if not self.layers or any(type(size) is not int or size < 1 for size in sizes):
+        if not self.layers or not all(map(is_size, sizes)):
             raise ValueError("an LSTM has one layer or more, and its sizes are whole numbers from 1 on")
         if self.recurrent_activation not in get_args(RecurrentActivation):
             raise ValueError(f"recurrent_activation is {self.recurrent_activation!r}, not 'sigmoid' or 'hard_sigmoid'")

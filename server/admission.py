@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from contracts.errors import InvalidRequest
 from contracts.requests import (
+    MAX_PROMPT_TOKENS,
     MAX_SEED,
     CompletionBody,
     ImageBody,
@@ -194,6 +195,10 @@ def _check_lengths(model: CatalogueEntry, body: CompletionBody, prompt_tokens: i
 
 def _check_limits(model: CatalogueEntry, prompt_tokens: int, most: _Length, *, least: int) -> None:
     limits, name = model.manifest.limits, model.target.model
+    if prompt_tokens > MAX_PROMPT_TOKENS:
+        raise InvalidRequest(
+            f"'prompt' has {prompt_tokens} tokens; shorten it to at most {MAX_PROMPT_TOKENS}", param="prompt"
+        )
     if limits.max_tokens is not None and most.tokens > limits.max_tokens:
         raise InvalidRequest(f"{most.words}, but {name} writes at most {limits.max_tokens} at once", param=most.field)
     if limits.context_tokens is None or prompt_tokens + most.tokens <= limits.context_tokens:

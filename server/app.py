@@ -24,6 +24,7 @@ def create_app(settings: Settings, connection: Redis | None = None) -> Flask:
     Raises ValueError for a URL that is none of Redis'. Redis itself may still be away.
     """
     app = Flask("kamishibai", static_folder=None)
+    app.url_map.merge_slashes = False  # a path with too many is unknown; a redirect would be no answer of the API's
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json = _json_in_order(app)
     app.extensions[EXTENSION] = assemble(settings, connection or connect(settings.redis_url))

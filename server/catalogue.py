@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+import gevent
 from redis import Redis
 
 from contracts.announcements import Announcement, ServedModel, read_announcements
@@ -17,6 +18,7 @@ from contracts.store import Store
 from contracts.tokenizers import Tokenizer
 
 CACHE_SECONDS = 1.0
+LONG_TEXT = 10_000  # characters
 ROUTES: dict[Task, str] = {"text": "POST /v1/completions", "image": "POST /v1/images/generations"}
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,13 @@ class CatalogueEntry:
 
     def encode(self, text: str) -> list[int]:
         """A prompt's token ids. Raises InvalidRequest for characters that the model cannot read."""
-        return self.tokenizer.encode(text) if self.tokenizer else []
+        if self.tokenizer is None:
+            return []
+        if len(text) < LONG_TEXT:
+            return self.tokenizer.encode(text)
+        # A million characters take seconds, in which nobody else would be served.
+        tokens: list[int] = gevent.get_hub().threadpool.apply(self.tokenizer.encode, (text,))
+        return tokens
 
     @property
     def vocabulary_size(self) -> int:

@@ -16,9 +16,10 @@ from contracts.errors import (
     QueueUnavailable,
     Unauthenticated,
 )
+from server import client
+from server.services import services
 
 RETRY_AFTER_SECONDS = 2
-DISCARD_BYTES = 16 << 20
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def error_response(exception: Exception) -> Response:
     """The HTTP answer to an exception."""
     error = to_error(exception)
     if isinstance(error, BodyTooLarge | Unauthenticated):
-        _discard_body()
+        client.discard_body(services().settings.slow_client_seconds)
     response = jsonify(error.body())
     response.status_code = error.status
     # OpenAI's clients repeat every 409 and 5xx unless told otherwise; a job that kills its worker should run once.
@@ -67,13 +68,6 @@ def error_response(exception: Exception) -> Response:
     if isinstance(exception, HTTPException):
         response.headers.extend([header for header in exception.get_headers() if header[0] == "Allow"])
     return response
-
-
-def _discard_body() -> None:
-    """Read on for a while: a connection closed over unread bytes is reset, and the client never sees its answer."""
-    left, body = DISCARD_BYTES, request.environ["wsgi.input"]
-    while left > 0 and (piece := body.read(min(left, 1 << 16))):
-        left -= len(piece)
 
 
 def _request_id() -> str:

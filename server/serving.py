@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 from types import FrameType
 from typing import Any
 
@@ -36,6 +37,14 @@ def serve(settings: Settings) -> None:
 
 
 class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
+        """A client that does not take its answer is cut off; the next request's head must be here in gunicorn's 2 s."""
+        sock.settimeout(self.app.settings.slow_client_seconds)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError:
+            raise StopIteration from None  # gunicorn's way to say that this connection is over
+
     def handle_exit(self, sig: signal.Signals, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         gevent.spawn(self.app.drain)  # a signal handler may run in gevent's hub, where nothing may block
@@ -44,11 +53,11 @@ class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 # Not gunicorn's `Application`: that puts the working directory on sys.path, before our own packages.
 class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in _options(self._settings).items():
+        for name, value in _options(self.settings).items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
@@ -56,7 +65,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         from server.app import create_app
         from server.services import EXTENSION
 
-        app = create_app(self._settings)
+        app = create_app(self.settings)
         gevent.spawn(app.extensions[EXTENSION].access.warn_if_open)
         return app
 

@@ -97,6 +97,8 @@ class JobStream:
             yield from self._unsent(record, Delta(choice, sent_bytes, self._text_from(choice, sent_bytes)))
 
     def _new_text(self, record: JobRecord, delta: Delta) -> Iterator[str]:
+        if delta.choice >= len(self._sent_bytes):
+            return  # whoever published it, it is not of this job
         choice, sent_bytes = delta.choice, self._sent_bytes[delta.choice]
         if delta.offset > sent_bytes:  # messages were lost
             yield from self._unsent(record, Delta(choice, sent_bytes, self._text_from(choice, sent_bytes)))

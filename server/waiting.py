@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from redis import Redis, RedisError
 
 from contracts import keys
+from contracts.errors import one_line
 from contracts.jobs import JobQueue, JobRecord
+from contracts.requests import Count, describe
 
 RECHECK_SECONDS = 5.0
 GLANCE_SECONDS = 1.0  # how often a waiting request looks whether its client is still there
@@ -42,8 +44,8 @@ class Look(enum.Enum):
     AGAIN = enum.auto()
 
 
-_ENDED = TypeAdapter(list[str])
-_DELTAS = TypeAdapter(list[tuple[str, int, int, str]])
+_ENDED = TypeAdapter(Annotated[list[str], Field(fail_fast=True)])
+_DELTAS = TypeAdapter(Annotated[list[tuple[str, Count, Count, str]], Field(fail_fast=True)])
 
 
 class Mailbox:
@@ -147,7 +149,7 @@ class Waiting:
                 for job_id, choice, offset, text in _DELTAS.validate_json(message["data"]):
                     self._deliver(job_id, Delta(choice, offset, text))
         except ValidationError as error:
-            log.warning("skipped a message that is not ours on %s: %s", message["channel"], error)
+            log.warning("skipped a message that is not ours on %s: %s", message["channel"], one_line(describe(error)))
 
     def _deliver(self, job_id: str, mail: Delta | Look) -> None:
         with self._lock:

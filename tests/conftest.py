@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -10,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 import torch
+from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import RedisError
 from safetensors.torch import save_file
@@ -28,6 +31,8 @@ from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 from workers.embedded_redis import EmbeddedRedis
+
+Spoiled = Callable[[Any], st.SearchStrategy[bytes]]
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring
 
@@ -225,3 +230,68 @@ def write_faces(store: Store, name: str = "faces") -> None:
         }
 
     store.write(name, fill)
+
+
+@pytest.fixture(scope="session")
+def spoiled() -> Spoiled:
+    """`spoiled(document)` draws the JSON text of a document in which something is wrong, or what is JSON no more."""
+    return _spoiled
+
+
+@pytest.fixture(scope="session")
+def damaged() -> Callable[[bytes], st.SearchStrategy[bytes]]:
+    """`damaged(content)` draws bytes that were cut off, flipped, doubled or put into others."""
+    return _damaged
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+NUMBERS = [0, -1, 1.5, 2**31, 2**63, 2**64, 10**400, -(10**400), 1e308, float("nan"), float("inf"), float("-inf")]
+TEXTS = ["", "0", "\ud800", "a\udfffb", "\0", "a\r\n\x1b[31mb\u2028", "../../etc/passwd", "日本" * 40, "x" * 5000]
+JUNK = st.sampled_from([None, True, False, [], {}, [None], {"": ""}, _nested(60), _nested(600), *NUMBERS, *TEXTS])
+LARGE = [b"[" * 10_000, b"[" * 600 + b"]" * 600, b'{"a":' * 10_000, b"9" * 5000, b"1e999", b"-Infinity", b'"\\ud800"']
+
+
+@st.composite
+def _spoiled(draw: st.DrawFn, document: Any) -> bytes:
+    for _ in range(draw(st.integers(0, 3))):
+        document = _spoil(draw, copy.deepcopy(document))
+    return draw(_damaged(json.dumps(document).encode(), at_most=1))
+
+
+def _spoil(draw: st.DrawFn, value: Any) -> Any:
+    """Something is replaced, dropped, doubled or added, at any depth."""
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 9)) == 0:
+        return draw(JUNK)
+    place = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+    act = draw(st.sampled_from(["inside", "inside", "replace", "drop", "add"]))
+    if act == "drop":
+        del value[place]
+    elif act == "add" and isinstance(value, list):
+        value += [draw(JUNK)] + value[:1] * draw(st.sampled_from([0, 1, 3000]))
+    elif act == "add" and isinstance(value, dict):
+        value |= {draw(st.sampled_from(TEXTS)): draw(JUNK)}
+    else:
+        value[place] = _spoil(draw, value[place]) if act == "inside" else draw(JUNK)
+    return value
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, content: bytes, at_most: int = 3) -> bytes:
+    for _ in range(draw(st.integers(0, at_most))):
+        place = draw(st.integers(0, len(content)))
+        act = draw(st.sampled_from(["cut", "flip", "double", "put"]))
+        if act == "cut":
+            content = content[:place]
+        elif act == "flip" and place < len(content):
+            content = content[:place] + bytes([content[place] ^ 1 << draw(st.integers(0, 7))]) + content[place + 1 :]
+        elif act == "double":
+            content = content[:place] + content[draw(st.integers(0, place)) :]
+        else:
+            content = content[:place] + draw(st.sampled_from(LARGE) | st.binary(max_size=9)) + content[place:]
+    return content

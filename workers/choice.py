@@ -103,12 +103,18 @@ class TextAnswer:
     """All choices of a request."""
 
     def __init__(self, request: TextRequest, bundle: Bundle, fingerprint: str) -> None:
-        """Raises InvalidRequest for a prompt with tokens that have no text; any client of Redis can write one."""
+        """Raises InvalidRequest for tokens that have no text and more tokens than the model writes.
+
+        Admission has looked at that, but any client of Redis can write a request.
+        """
         self._request = request
         self._fingerprint = fingerprint
         tokenizer, fields = bundle.tokenizer(), bundle.manifest.prompt_fields
         if (largest := max(request.prompt_tokens)) >= tokenizer.vocabulary_size:
             raise InvalidRequest(f"Token {largest} is not among the model's {tokenizer.vocabulary_size}.")
+        most = bundle.manifest.limits.max_tokens
+        if most is not None and request.max_tokens > most:
+            raise InvalidRequest(f"'max_tokens' is {request.max_tokens}, but the model writes at most {most} at once.")
         self.choices = [ChoiceText(request, tokenizer, fields) for _ in range(request.n)]
         self._prompt_scores: list[Score] = []
 

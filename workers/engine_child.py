@@ -91,8 +91,9 @@ class EngineChild:
         try:
             bundle = store.open(target.model, target.version)
             self._models[target.queue_name] = load_model(bundle, target.variant, self._device, kv_bytes)
-        except StoreError as error:
-            self._channel.send({"op": "refused", "model": target.queue_name, "message": str(error)})
+        except Exception as error:  # also what PyTorch says of a model that is too large for this machine
+            known = error if isinstance(error, StoreError) else StoreError(f"it cannot be loaded: {error!r}")
+            self._channel.send({"op": "refused", "model": target.queue_name, "message": str(known)})
 
     def _take_messages(self) -> None:
         """Wait for messages only when there is nothing to run."""

@@ -51,6 +51,11 @@ class Ending:
     error: KamishibaiError | None = None
     pictures: list[bytes] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """An exception keeps the frames that it came through, and with them all that was read there."""
+        if self.error is not None:
+            self.error.__traceback__ = self.error.__context__ = None
+
     def payload(self) -> bytes:
         """As RQ's Result keeps a return value or an exception."""
         if self.result is not None:

@@ -68,4 +68,4 @@ class LocalModel:
                         raise from_record(event.record)
                     yield event
         finally:
-            self._engine.remove(_ONLY)
+            self._engine.remove(_ONLY)  # RQ stops a job that is late wherever it is; the next one must not meet it

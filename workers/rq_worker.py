@@ -68,7 +68,7 @@ class RqRegistration(SimpleWorker):
             payload = json.loads(message["data"])
             if payload["command"] == "stop-job":
                 self._on_stop(str(payload["job_id"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self.log.warning("Worker %s: a command that is not JSON of RQ's was dropped", self.name)
 
     def enqueue_dependents(self, job_id: str, queue_name: str) -> None:

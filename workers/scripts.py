@@ -7,28 +7,42 @@ holds `<job>:<execution>` with the Unix second at which the lease ends.
 
 from __future__ import annotations
 
-from contracts.lua import CLOCK, EXPIRE_TEXTS, RING
+from contracts.lua import CLOCK, EXPIRE_TEXTS, RING, WHOLE
 
 MOST_JOBS = 64  # a claim of 1,000 would block Redis for 16 ms
+
+# is(key, ...): is the key of one of these types? A command on another type would end the script half-way.
+_IS = """
+local function is(key, ...)
+  local type = redis.call('TYPE', key).ok
+  for _, wanted in ipairs({...}) do
+    if type == wanted then return true end
+  end
+  return false
+end
+"""
 
 CLAIM = (
     CLOCK
     + RING
+    + _IS
     + """
 -- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, then per queue: name, free places
 -- Returns per job: {id, execution id, queue, data, timeout seconds, retries left}
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for the answer any more
 local now, worker, lease, most = math.floor(tonumber(stamp)), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local claimed = {}
+local claimed, looked_at = {}, 0
 for i = 6, #ARGV, 2 do
   local queue, free = ARGV[i], tonumber(ARGV[i + 1])
-  while free > 0 and #claimed < most do
+  while free > 0 and #claimed < most and looked_at < 16 * most and is('rq:queue:' .. queue, 'list') do
+    looked_at = looked_at + 1
     local id = redis.call('LPOP', 'rq:queue:' .. queue)
-    if not id then break end
     local job = 'rq:job:' .. id
-    local fields = redis.call('HMGET', job, 'status', 'data', 'timeout', 'retries_left')
-    if fields[1] == 'queued' then                          -- cancelled and deleted ids fall through
+    -- Cancelled and deleted ids fall through, and those that are none of RQ's or beside which others have put keys.
+    if string.match(id, '^[%w_-]+$') and is(job, 'hash') and redis.call('HGET', job, 'status') == 'queued'
+       and is('rq:results:' .. id, 'stream', 'none') and is('rq:executions:' .. id, 'zset', 'none') then
+      local fields = redis.call('HMGET', job, 'data', 'timeout', 'retries_left')
       local execution = ARGV[5] .. #claimed
       local key = 'rq:execution:' .. id .. ':' .. execution
       redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', worker)
@@ -38,11 +52,11 @@ for i = 6, #ARGV, 2 do
       redis.call('ZADD', 'rq:wip:' .. queue, now + lease, id .. ':' .. execution)
       redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
       redis.call('PERSIST', job)
-      claimed[#claimed + 1] = {id, execution, queue, fields[2], fields[3] or '', fields[4] or '0'}
+      claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '0'}
       free = free - 1
     end
   end
-  if redis.call('LLEN', 'rq:queue:' .. queue) > 0 then ring(queue) end
+  if is('rq:queue:' .. queue, 'list') then ring(queue) end
 end
 return claimed
 """
@@ -63,11 +77,12 @@ end
 
 # fail(...): what RQ leaves of a failed or stopped job. `exc` is base64 of zlib, as RQ's Result keeps it.
 _FAIL = (
-    EXPIRE_TEXTS
+    WHOLE
+    + EXPIRE_TEXTS
     + """
 local function fail(id, execution, queue, worker, status, exc, stamp, iso)
   local job, results = 'rq:job:' .. id, 'rq:results:' .. id
-  local lifetime = tonumber(redis.call('HGET', job, 'failure_ttl') or '') or 3600
+  local lifetime = whole(redis.call('HGET', job, 'failure_ttl'), 3600)
   local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at')
   redis.call('HSET', job, 'status', status, 'ended_at', iso)
   redis.call('XADD', results, 'MAXLEN', '~', 10, '*', 'type', 2, 'worker_name', worker, 'exc_string', exc,
@@ -117,7 +132,7 @@ for i = 2, #ARGV, 5 do
   else
     local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at') or stamp
     if outcome == 'finished' then
-      local lifetime = tonumber(redis.call('HGET', job, 'result_ttl') or '') or 500
+      local lifetime = whole(redis.call('HGET', job, 'result_ttl'), 500)
       redis.call('HSET', job, 'status', 'finished', 'ended_at', iso)
       redis.call('XADD', results, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', ARGV[1], 'return_value', payload,
                  'execution_id', execution, 'execution_started_at', started, 'execution_ended_at', stamp)
@@ -144,6 +159,7 @@ return {lost, dependents}
 
 PUBLISH = (
     _HELD
+    + _IS
     + """
 -- ARGV: lifetime seconds, then per choice of a streaming job: id, execution id, queue, choice, byte offset, text
 -- Appends what goes beyond the text that is there (a re-run after a crash repeats it silently) and publishes that.
@@ -154,7 +170,7 @@ for i = 2, #ARGV, 6 do
   local key = 'kamishibai:text:' .. id .. ':' .. choice
   if not held(id, ARGV[i + 1], ARGV[i + 2]) then
     lost[#lost + 1] = ARGV[i + 1]
-  else
+  elseif is(key, 'string', 'none') then
     local known = redis.call('STRLEN', key)
     if offset <= known and offset + #text > known then
       local fresh = string.sub(text, known - offset + 1)
@@ -241,8 +257,9 @@ for i = 4, #ARGV do
     local job = 'rq:job:' .. id
     redis.call('ZREM', 'rq:executions:' .. id, execution)
     if redis.call('HGET', job, 'status') == 'started' and redis.call('ZCARD', 'rq:executions:' .. id) == 0 then
-      if tonumber(redis.call('HGET', job, 'retries_left') or '0') > 0 then
-        redis.call('HINCRBY', job, 'retries_left', -1)
+      local attempts = whole(redis.call('HGET', job, 'retries_left'), 0)
+      if attempts > 0 then
+        redis.call('HSET', job, 'retries_left', attempts - 1)
         redis.call('HSET', job, 'status', 'queued')
         redis.call('LPUSH', 'rq:queue:' .. queue, id)
         ring(queue)

@@ -10,6 +10,8 @@ import tokenizers
 from contracts.errors import InvalidRequest, StoreError
 from contracts.tokenizers.tokenizer import TokenizerKind
 
+MAX_TOKENS = 1 << 20  # the largest vocabularies have a quarter of that
+
 
 class BpeTokenizer:
     """GPT-2's kind: byte-level BPE. `end_token` ends a text and stands for no characters of it."""
@@ -17,14 +19,20 @@ class BpeTokenizer:
     kind: ClassVar[TokenizerKind] = "bpe"
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, end_token: str = "<|endoftext|>") -> None:  # noqa: S107 - not a password
-        if not isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel):
+        if not (
+            isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel)
+            and isinstance(tokenizer.model, tokenizers.models.BPE)
+        ):
             raise StoreError("only byte-level BPE tokenizers (GPT-2's kind) can be used")
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        if not 0 <= largest < MAX_TOKENS:
+            raise StoreError(f"its largest token id is {largest}; ids from 0 to {MAX_TOKENS - 1} can be used")
         self._tokenizer = tokenizer
         self.end_token: int | None = tokenizer.token_to_id(end_token)
         # Ids may have gaps; what counts is the largest.
-        self.vocabulary_size: int = max(tokenizer.get_vocab().values(), default=-1) + 1
+        self.vocabulary_size: int = largest + 1
         added = tokenizer.get_added_tokens_decoder()
-        self._bytes = [b""] * (max(tokenizer.get_vocab().values()) + 1)
+        self._bytes = [b""] * self.vocabulary_size
         byte_of = _byte_of_character()
         for piece, token in tokenizer.get_vocab().items():
             if token in added:

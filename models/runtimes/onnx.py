@@ -17,6 +17,7 @@ from contracts.settings import DEFAULT_KV_BYTES
 from models.gpt2 import Gpt2Config, KvCache
 from models.lstm import LstmConfig
 from models.runtimes import MACHINE_THREADS, MOST_SLOTS, PREFILL_CHUNK, Chunk, TextBackend
+from models.weights import fitting_weights
 
 WIDE_LAYER = 256
 # How long threads wait for each other without sleeping: on quiet cores a step gets a fifth faster, on cores that others
@@ -33,10 +34,13 @@ def load_text(bundle: Bundle, variant: Variant, kv_bytes: int = DEFAULT_KV_BYTES
     """
     if variant.precision == "int8" and not multiplies_int8_exactly():
         raise StoreError(f"{bundle.path}: variant {variant.name} needs a processor with VNNI; use onnx:fp32")
+    config, _ = fitting_weights(bundle)
     graph = bundle.path / (INT8_GRAPH if variant.precision == "int8" else FP32_GRAPH)
-    if bundle.manifest.family == "gpt2":
-        return OnnxGpt2Backend(graph, Gpt2Config.from_manifest(bundle.manifest.config), kv_bytes)
-    return OnnxLstmBackend(graph, LstmConfig.from_manifest(bundle.manifest.config))
+    if isinstance(config, Gpt2Config):
+        return OnnxGpt2Backend(graph, config, kv_bytes)
+    if isinstance(config, LstmConfig):
+        return OnnxLstmBackend(graph, config)
+    raise StoreError(f"{bundle.path} draws pictures and writes no text")
 
 
 def multiplies_int8_exactly() -> bool:

@@ -6,15 +6,14 @@ from itertools import chain
 from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from contracts.bundle import WEIGHTS, Bundle
+from contracts.bundle import Bundle
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
 from models.dcgan import DcganConfig, generator, to_pixels
 from models.gpt2 import Gpt2, Gpt2Config, KvCache
-from models.lstm import LstmConfig, LstmLanguageModel, State
+from models.lstm import LstmLanguageModel, State
 from models.runtimes import (
     MACHINE_THREADS,
     MOST_SLOTS,
@@ -24,6 +23,7 @@ from models.runtimes import (
     ImageBackend,
     TextBackend,
 )
+from models.weights import fitting_weights
 
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
 MOST_CHUNKS = 8  # of prompts that GPT-2 reads together; more bring nothing
@@ -37,27 +37,25 @@ def load_text(bundle: Bundle, device: torch.device, kv_bytes: int = DEFAULT_KV_B
 
     Raises StoreError where weights and config do not fit together or the cache has no room for the smallest batch.
     """
-    config = bundle.manifest.config
-    if bundle.manifest.family == "gpt2":
-        gpt2 = Gpt2(Gpt2Config.from_manifest(config))
-        return Gpt2Backend(_with_weights(gpt2, bundle, device), device, kv_bytes)
-    lstm_config = LstmConfig.from_manifest(config)
-    lstm = _with_weights(LstmLanguageModel(lstm_config), bundle, device)
-    return WindowedLstmBackend(lstm, device) if lstm_config.window else LstmBackend(lstm, device)
+    config, weights = fitting_weights(bundle)
+    if isinstance(config, Gpt2Config):
+        return Gpt2Backend(_with_weights(Gpt2(config), weights, device), device, kv_bytes)
+    if isinstance(config, DcganConfig):
+        raise StoreError(f"{bundle.path} draws pictures and writes no text")
+    lstm = _with_weights(LstmLanguageModel(config), weights, device)
+    return WindowedLstmBackend(lstm, device) if config.window else LstmBackend(lstm, device)
 
 
 def load_images(bundle: Bundle, device: torch.device) -> ImageBackend:
     """An image bundle's backend. Raises StoreError where weights and config do not fit together."""
-    config = DcganConfig.from_manifest(bundle.manifest.config)
-    return DcganBackend(_with_weights(generator(config), bundle, device), config.latent, device)
+    config, weights = fitting_weights(bundle)
+    if not isinstance(config, DcganConfig):
+        raise StoreError(f"{bundle.path} writes text and draws no pictures")
+    return DcganBackend(_with_weights(generator(config), weights, device), config.latent, device)
 
 
-def _with_weights(module: Module, bundle: Bundle, device: torch.device) -> Module:
-    weights = load_file(bundle.path / WEIGHTS)
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise StoreError(f"{bundle.path / WEIGHTS} does not fit the manifest's config: {error}") from None
+def _with_weights(module: Module, weights: dict[str, Tensor], device: torch.device) -> Module:
+    module.load_state_dict(weights)
     return module.to(device).eval().requires_grad_(False)
 
 

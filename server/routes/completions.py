@@ -21,7 +21,7 @@ blueprint = Blueprint("completions", __name__)
 def create_completion() -> ResponseReturnValue:
     """Continue a prompt; `stream: true` sends the text as it is written."""
     here = services()
-    body = parse(CompletionBody, decode(client.body()))
+    body = parse(CompletionBody, decode(client.body(here.settings.slow_client_seconds)))
     text_request = here.admission.text(body)
     if body.stream:
         return _stream(

@@ -19,5 +19,5 @@ blueprint = Blueprint("images", __name__)
 def create_images() -> ResponseReturnValue:
     """Draw `n` pictures, as base64 PNG."""
     here = services()
-    image_request = here.admission.image(parse(ImageBody, decode(client.body())))
+    image_request = here.admission.image(parse(ImageBody, decode(client.body(here.settings.slow_client_seconds))))
     return result_body(call(here, image_request, client.presence()), here.jobs)

@@ -23,7 +23,7 @@ def create_job() -> ResponseReturnValue:
     """Put a request on the queue and answer at once."""
     here = services()
     job_id = here.jobs.enqueue(
-        here.admission.job(parse(JobBody, decode(client.body()))),
+        here.admission.job(parse(JobBody, decode(client.body(here.settings.slow_client_seconds)))),
         result_seconds=here.settings.job_result_seconds,
         timeout_seconds=here.settings.job_timeout_seconds,
         owner=caller().owner,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts import keys
@@ -86,3 +88,17 @@ def test_a_key_of_another_type_is_no_announcement(connection):
     connection.sadd(keys.WORKERS, "x")
     connection.rpush(keys.worker("x"), "y")
     assert read_announcements(connection) == [announcement("a")]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_spoiled_announcement_is_read_or_skipped_and_what_is_read_can_be_counted(connection, spoiled, data):
+    announce(connection, announcement("a"))
+    connection.sadd(keys.WORKERS, "b")
+    connection.set(keys.worker("b"), data.draw(spoiled(announcement("b").model_dump(mode="json"))))
+    found = {each.worker: each for each in read_announcements(connection)}
+    assert found["a"] == announcement("a")
+    for each in found.values():
+        for served in each.models:
+            assert math.isfinite(float(served.target.version) + served.counters.call_seconds)
+            assert all(float(count) >= 0 for count in served.counters.batch_sizes)

@@ -17,6 +17,7 @@ from contracts.errors import (
     KamishibaiError,
     LeaseLost,
     NotReady,
+    StoreError,
     from_record,
 )
 
@@ -49,7 +50,7 @@ def test_a_record_gives_the_same_error_back(kind, message):
     record = kind(message).record()
     assert "\n" not in record
     again = from_record(record)
-    assert (type(again), again.message) == (kind, message)
+    assert (type(again), again.message) == (kind, kind(message).message)
 
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "/srv/secret.py", line 1, in <module>\nValueError: secret'
@@ -88,3 +89,18 @@ def test_rqs_abandoned_jobs_are_lost_leases_that_may_be_sent_again():
 @given(st.text() | st.builds(json.dumps, st.dictionaries(st.sampled_from(["code", "message"]), st.text() | st.none())))
 def test_any_text_is_some_error_of_ours(text):
     assert isinstance(from_record(text), KamishibaiError)
+
+
+@given(st.text(st.characters(codec=None)) | st.text("ab\n\ud800日\u2028", min_size=3000, max_size=3100))
+def test_every_message_is_one_bounded_line_that_can_be_written_anywhere(text):
+    for message in (InvalidRequest(text).message, str(StoreError(text)), str(EngineFailed(text))):
+        assert len(message) <= errors.MOST_CHARACTERS
+        assert message.isprintable()
+        message.encode()
+
+
+def test_of_a_long_message_value_and_remedy_are_left():
+    message = InvalidRequest(f"'n' is {'9' * 5000}; ask for less").message
+    assert message.startswith("'n' is 999")
+    assert message.endswith("999; ask for less")
+    assert InvalidRequest("no", param="x" * 5000).param == "x" * 50 + " ... " + "x" * 45

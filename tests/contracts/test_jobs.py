@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import time
+import tracemalloc
 import zlib
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 from rq import Queue
@@ -16,8 +17,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from contracts import keys
-from contracts.errors import EngineFailed, InvalidRequest, NotFound
-from contracts.jobs import JOB_FUNCTION, JobQueue, check_job_id, new_job_id, request_of
+from contracts.errors import BodyTooLarge, EngineFailed, InvalidRequest, NotFound
+from contracts.jobs import JOB_FUNCTION, MAX_DATA_BYTES, JobQueue, check_job_id, new_job_id, request_of
 from contracts.requests import ImageRequest, Target, TextRequest
 from contracts.results import Choice, ImageResult, TextResult
 
@@ -361,3 +362,100 @@ def test_any_bytes_are_a_request_or_refused(data):
         assert request_of(data) == PICTURE
     except InvalidRequest as error:
         assert error.status == 400  # noqa: PT017 - both ends are right
+
+
+SPOILED = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+TEXT_CALL: list[object] = [JOB_FUNCTION, None, [TEXT.model_dump(mode="json")], {}]
+
+
+@SPOILED
+@given(data=st.data())
+def test_a_spoiled_payload_is_a_request_or_refused_in_one_line(spoiled, damaged, data):
+    packed = zlib.compress(data.draw(spoiled(data.draw(st.sampled_from([TEXT_CALL, good_call()])))))
+    try:
+        assert request_of(data.draw(st.just(packed) | damaged(packed))).target.version >= 0
+    except InvalidRequest as error:
+        refusal = error.message
+    else:
+        return
+    assert 20 < len(refusal) <= 2000
+    assert refusal.isprintable()
+
+
+def bomb(size: int) -> bytes:
+    """Zlib of so many spaces, a thousandth as large."""
+    packer = zlib.compressobj(9)
+    return b"".join([*(packer.compress(b" " * (1 << 20)) for _ in range(size >> 20)), packer.flush()])
+
+
+def test_a_bomb_in_a_job_is_refused_without_taking_its_memory(connection, jobs):
+    packed = bomb(128 << 20)
+    assert len(packed) < 1 << 20
+    connection.hset("rq:job:x", mapping={"status": "failed", "data": packed})
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match="at most 16777216 bytes"):
+        request_of(packed)
+    with pytest.raises(NotFound):
+        jobs.read("x")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * MAX_DATA_BYTES
+
+
+def test_a_bomb_in_a_jobs_reason_is_some_failure(connection, jobs):
+    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    end(connection, job_id, "failed", exc_string=base64.b64encode(bomb(64 << 20)).decode())
+    assert type(jobs.read(job_id).error) is EngineFailed
+
+
+def test_a_request_too_large_for_a_job_is_refused_and_leaves_nothing(connection, jobs, monkeypatch):
+    monkeypatch.setattr("contracts.jobs.MAX_DATA_BYTES", 100)
+    with pytest.raises(BodyTooLarge, match="over 100; send less"):
+        jobs.enqueue(TEXT, **LIFETIMES)
+    assert not connection.keys()
+
+
+@pytest.mark.parametrize(
+    ("request_", "result"),
+    [
+        (PICTURE, TextResult(choices=[], prompt_tokens=3)),
+        (TEXT, ImageResult(count=2, pictures=["", ""])),
+        (TEXT, TextResult(choices=[], prompt_tokens=3)),
+        (TEXT, TextResult(choices=[Choice(text="", finish_reason="stop", tokens=2)] * 2, prompt_tokens=3)),
+        (PICTURE, ImageResult(count=1, pictures=[""])),
+        (PICTURE, ImageResult(count=2, pictures_key="kamishibai:keys")),
+    ],
+    ids=repr,
+)
+def test_a_result_that_answers_another_request_is_no_result(connection, jobs, request_, result):
+    job_id = jobs.enqueue(request_, **LIFETIMES)
+    end(connection, job_id, "finished", return_value=encoded(result))
+    assert (jobs.read(job_id).status, jobs.read(job_id).result) == ("succeeded", None)
+
+
+@SPOILED
+@given(data=st.data())
+def test_a_spoiled_result_or_reason_is_read_as_some_end(connection, jobs, spoiled, data):
+    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    choice = Choice(text="日本", finish_reason="stop", tokens=2)
+    good = TextResult(choices=[choice], prompt_tokens=3).model_dump(mode="json")
+    raw = data.draw(spoiled(good) | spoiled({"code": "timeout", "message": "late"}))
+    status, field = data.draw(st.sampled_from([("finished", "return_value"), ("failed", "exc_string")]))
+    value = base64.b64encode(zlib.compress(raw) if status == "failed" else raw).decode()
+    end(connection, job_id, status, **{field: data.draw(st.sampled_from([value, value[:-3], raw]))})
+    record = jobs.read(job_id)
+    assert record.ended
+    if status == "failed":
+        assert record.error.message.isprintable()
+        assert len(record.error.message) <= 2000
+
+
+@pytest.mark.parametrize("lifetime", ["nan", "inf", "-inf", "1.5", "-1", "1e999", "x", "", "9" * 40])
+def test_a_job_with_a_lifetime_that_is_none_is_cancelled_as_a_whole(connection, jobs, lifetime):
+    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    connection.hset(f"rq:job:{job_id}", "result_ttl", lifetime)
+    assert jobs.cancel(job_id)
+    assert jobs.read(job_id).status == "cancelled"
+    assert 0 < connection.ttl(f"rq:job:{job_id}") <= 3600

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from contracts.errors import InvalidRequest
 from contracts.requests import (
     MAX_COUNT,
+    MAX_PICTURES,
     MAX_SEED,
     CompletionBody,
     ImageBody,
@@ -148,6 +149,7 @@ def test_fields_that_contradict_each_other_are_refused(fields):
 
 seeds = st.integers(0, MAX_SEED)
 counts = st.integers(1, MAX_COUNT)
+pictures = st.integers(1, MAX_PICTURES)
 targets = st.builds(Target, model=st.text(), version=st.integers(1, 2**31), variant=st.text())
 text_requests = st.builds(
     TextRequest,
@@ -158,14 +160,14 @@ text_requests = st.builds(
     temperature=st.floats(0, 100),
     top_k=st.integers(0, MAX_COUNT),
     top_p=st.floats(0, 1, exclude_min=True),
-    stop=st.lists(st.text(min_size=1), max_size=4).map(tuple),
+    stop=st.lists(st.text(min_size=1, max_size=256), max_size=4).map(tuple),
     stream=st.booleans(),
     logit_bias=st.lists(st.tuples(st.integers(0, MAX_COUNT), st.floats(-100, 100)), max_size=4).map(tuple),
     stop_token_ids=st.lists(st.integers(0, MAX_COUNT), max_size=4).map(tuple),
     n=st.integers(1, 16),
     logprobs=st.none() | st.integers(0, 20),
 )
-image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=counts)
+image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=pictures)
 
 
 @given(text_requests | image_requests)

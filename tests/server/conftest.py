@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -28,6 +31,7 @@ from contracts.tokenizers import CharacterTokenizer
 from server import catalogue
 from server.app import create_app
 
+SERVE = "from contracts.settings import from_environment; from server.serving import serve; serve(from_environment())"
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz äé"
 PICTURE = base64.b64encode(b"not really a PNG").decode()
 
@@ -97,6 +101,85 @@ def worker(redis, store, monkeypatch):
 def eventually():
     """Wait for something to become true."""
     return wait_until
+
+
+@pytest.fixture
+def start(settings, tmp_path, worker, eventually):
+    """A server of the test's own, to be stopped by it."""
+    servers = []
+
+    def start(**changes):
+        servers.append(Server(settings.__class__(**vars(settings) | changes), tmp_path))
+        eventually(servers[-1].alive)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def read_all():
+    """All that comes on a raw connection until its end."""
+    return _read_all
+
+
+@pytest.fixture(scope="module")
+def shared_server(settings, tmp_path_factory, eventually):
+    server = Server(settings, tmp_path_factory.mktemp("server"))
+    eventually(server.alive)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(shared_server, worker):
+    """A server, while a worker is there."""
+    return shared_server
+
+
+class Server:
+    def __init__(self, settings, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "server.log"
+        environment = os.environ | settings.to_environment() | {"KAMISHIBAI_PORT": str(self.port)}
+        with self._log.open("wb") as log:
+            command = [sys.executable, "-P", "-W", "always", "-c", SERVE]
+            # The working directory must not be importable: gunicorn's own command would put it on sys.path.
+            (folder / "flask.py").write_text("raise ImportError('somebody else's flask')")
+            self.process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+
+    def alive(self):
+        return b"200 OK" in _read_all(self.request("GET", "/healthz"))
+
+    def log(self):
+        return self._log.read_text()
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def request(self, method, path, body=""):
+        """A raw connection on which a request has been sent."""
+        connection = self.connect()
+        head = f"{method} {path} HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + body).encode())
+        return connection
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout=30)
+
+
+def _read_all(connection):
+    received = b""
+    with connection:
+        while piece := connection.recv(65536):
+            received += piece
+    return received
 
 
 class StandInWorker:

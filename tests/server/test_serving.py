@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -16,81 +12,6 @@ from openai import AuthenticationError, OpenAI
 from contracts.api_keys import ApiKeys
 from contracts.jobs import JobQueue
 from contracts.requests import TextRequest
-
-SERVE = "from contracts.settings import from_environment; from server.serving import serve; serve(from_environment())"
-
-
-class Server:
-    def __init__(self, settings, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = folder / "server.log"
-        environment = os.environ | settings.to_environment() | {"KAMISHIBAI_PORT": str(self.port)}
-        with self._log.open("wb") as log:
-            command = [sys.executable, "-P", "-W", "always", "-c", SERVE]
-            # The working directory must not be importable: gunicorn's own command would put it on sys.path.
-            (folder / "flask.py").write_text("raise ImportError('somebody else's flask')")
-            self.process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
-
-    def alive(self):
-        return b"200 OK" in read_all(self.request("GET", "/healthz"))
-
-    def log(self):
-        return self._log.read_text()
-
-    def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-    def request(self, method, path, body=""):
-        """A raw connection on which a request has been sent."""
-        connection = self.connect()
-        head = f"{method} {path} HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall((head + body).encode())
-        return connection
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-        return self.process.wait(timeout=30)
-
-
-@pytest.fixture
-def start(settings, tmp_path, worker, eventually):
-    """A server of the test's own, to be stopped by it."""
-    servers = []
-
-    def start(**changes):
-        servers.append(Server(settings.__class__(**vars(settings) | changes), tmp_path))
-        eventually(servers[-1].alive)
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def shared_server(settings, tmp_path_factory, eventually):
-    server = Server(settings, tmp_path_factory.mktemp("server"))
-    eventually(server.alive)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(shared_server, worker):
-    """A server, while a worker is there."""
-    return shared_server
-
-
-def read_all(connection):
-    received = b""
-    with connection:
-        while piece := connection.recv(65536):
-            received += piece
-    return received
 
 
 def read_until(connection, expected):
@@ -146,7 +67,7 @@ def test_openais_client_sends_its_key(start, worker, redis):
 @pytest.mark.parametrize(
     "given_id", ["a\rset-cookie: b=c", "a\r\n set-cookie: b=c", "a\nset-cookie: b=c", "%0d%0aset-cookie: b"]
 )
-def test_no_header_of_a_client_becomes_one_of_the_answer(server, given_id):
+def test_no_header_of_a_client_becomes_one_of_the_answer(server, given_id, read_all):
     connection = server.connect()
     connection.sendall(
         f"GET /healthz HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\nx-request-id: {given_id}\r\n\r\n".encode()
@@ -156,7 +77,7 @@ def test_no_header_of_a_client_becomes_one_of_the_answer(server, given_id):
     assert head.startswith((b"http/1.1 200", b"http/1.1 400"))
 
 
-def test_a_refused_client_that_sends_much_still_reads_its_answer(start, worker, redis):
+def test_a_refused_client_that_sends_much_still_reads_its_answer(start, worker, redis, read_all):
     ApiKeys(redis).create("one", "infer")
     answer = read_all(start().request("POST", "/v1/completions", "x" * 5_000_000))
     assert b"401" in answer.splitlines()[0]
@@ -169,7 +90,7 @@ def test_listening_beyond_this_machine_without_a_key_is_warned_of_at_the_start(s
     assert "kamishibai keys create" in server.log()
 
 
-def test_pieces_of_a_stream_arrive_while_the_job_runs(start, worker, redis, eventually):
+def test_pieces_of_a_stream_arrive_while_the_job_runs(start, worker, redis, eventually, read_all):
     server, subscribers = start(), _subscribers(redis)
     with server.request("POST", "/v1/completions", '{"prompt": "a", "stream": true}') as connection:
         read_until(connection, b": connected")
@@ -182,7 +103,7 @@ def test_pieces_of_a_stream_arrive_while_the_job_runs(start, worker, redis, even
         assert b"[DONE]" in read_all(connection)
 
 
-def test_a_body_over_the_limit_is_answered_although_nobody_reads_it(server):
+def test_a_body_over_the_limit_is_answered_although_nobody_reads_it(server, read_all):
     answer = read_all(server.request("POST", "/v1/completions", "x" * 2_000_000))
     assert b"413" in answer.splitlines()[0]
     assert b"body_too_large" in answer
@@ -207,7 +128,7 @@ def test_a_vanished_long_poll_leaves_its_job_alone(server, worker, redis):
     assert JobQueue(redis).read(job_id).status == "queued"
 
 
-def test_sigterm_releases_long_polls_and_lets_calls_finish(start, worker, redis):
+def test_sigterm_releases_long_polls_and_lets_calls_finish(start, worker, redis, read_all):
     server = start()
     call = server.request("POST", "/v1/completions", '{"prompt": "a"}')
     called = worker.take()
@@ -224,7 +145,7 @@ def test_sigterm_releases_long_polls_and_lets_calls_finish(start, worker, redis)
     assert time.monotonic() - began < 10
 
 
-def test_five_hundred_waiters_hold_one_subscription(server, worker, redis):
+def test_five_hundred_waiters_hold_one_subscription(server, worker, redis, read_all):
     jobs = JobQueue(redis)
     job_ids = [jobs.enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60) for _ in range(500)]
     polls = [server.request("GET", f"/v1/jobs/{job_id}?wait=60") for job_id in job_ids]

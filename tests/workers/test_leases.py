@@ -8,10 +8,12 @@ import math
 import operator
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from redis import Redis
 from rq.executions import Execution
 from rq.job import Job
 from rq.registry import StartedJobRegistry
@@ -419,3 +421,77 @@ def test_pictures_of_a_worker_that_lost_its_lease_do_not_stay(connection, jobs, 
         leases.complete([Ending(lease, "finished", result, pictures=[b"one"])])
     assert connection.exists(keys.pictures(second.job_id, second.execution_id))
     assert not connection.exists(keys.pictures(first.job_id, first.execution_id))
+
+
+# What others put there: their job alone is harmed by it
+
+
+@pytest.mark.parametrize("job_id", [b"\xff\xfe", b"a:b", b"a b", b"", b"a\nb", b"\0"])
+def test_an_id_that_is_none_of_rqs_is_not_claimed(connection, leases, enqueue, job_id):
+    connection.rpush(f"rq:queue:{A}", job_id)
+    connection.hset(b"rq:job:" + job_id, mapping={"status": "queued", "data": "x"})
+    enqueued = enqueue(1)
+    assert ids(leases.claim({A: 2})) == enqueued
+
+
+PLANTED: dict[str, Callable[[Redis, str], object]] = {
+    "job": lambda connection, job_id: connection.set(f"rq:job:{job_id}", "x"),
+    "results": lambda connection, job_id: connection.set(f"rq:results:{job_id}", "x"),
+    "executions": lambda connection, job_id: connection.set(f"rq:executions:{job_id}", "x"),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED.keys())
+def test_a_job_with_a_key_of_another_type_is_not_claimed(connection, leases, enqueue, plant):
+    bad, good = enqueue(2)
+    plant(connection, bad)
+    assert ids(leases.claim({A: 2})) == [good]
+
+
+def test_a_queue_of_another_type_holds_up_no_other(connection, leases, enqueue):
+    connection.set(f"rq:queue:{A}", "x")
+    enqueued = enqueue(1, "b")
+    assert ids(leases.claim({A: 1, QUEUES["b"]: 1})) == enqueued
+
+
+def test_a_text_of_another_type_holds_up_no_other(connection, jobs, leases, enqueue):
+    enqueue(2)
+    bad, good = leases.claim({A: 2})
+    connection.rpush(keys.text(bad.job_id, 0), "x")
+    assert leases.publish([(bad, 0, 0, "a"), (good, 0, 0, "b")]) == set()
+    assert jobs.text_from(good.job_id, 0, 0) == "b"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1.5", "-1", "1e999", "x", "", "9" * 40, "0x10"])
+@pytest.mark.parametrize("outcome", ["finished", "failed"])
+def test_a_field_that_is_no_number_holds_up_no_other_completion(connection, jobs, leases, enqueue, number, outcome):
+    enqueue(2)
+    bad, good = leases.claim({A: 2})
+    for field in ("result_ttl", "failure_ttl", "timeout", "retries_left"):
+        connection.hset(f"rq:job:{bad.job_id}", field, number)
+    result = ImageResult(count=1, pictures=["x"])
+    error = EngineFailed("broken")
+    leases.complete([Ending(bad, outcome, result=result if outcome == "finished" else None, error=error)])
+    assert leases.complete([Ending(good, "finished", result=result)]) == (set(), set())
+    assert jobs.read(bad.job_id).ended
+    assert 0 < connection.ttl(f"rq:job:{bad.job_id}") <= 3600
+    assert jobs.read(good.job_id).status == "succeeded"
+
+
+@pytest.mark.parametrize("attempts", ["nan", "inf", "x", "", "1.5", "-1", "9" * 40])
+def test_attempts_that_are_no_number_do_not_stop_the_janitor(connection, jobs, leases, enqueue, attempts):
+    bad, good = enqueue(2)
+    for lease in leases.claim({A: 2}):
+        lapse(connection, lease)
+    connection.hset(f"rq:job:{bad}", "retries_left", attempts)
+    assert sum(leases.recover()) == 2
+    assert jobs.read(good).status == "queued"
+    assert jobs.read(bad).status in ("queued", "failed")
+
+
+def test_a_queue_of_a_million_dead_ids_is_looked_at_in_parts(connection, leases, enqueue):
+    connection.rpush(f"rq:queue:{A}", *range(3000))
+    enqueued = enqueue(1)
+    claims = [ids(leases.claim({A: 1})) for _ in range(3)]
+    assert claims == [[], [], enqueued]
+    assert connection.llen(keys.bell(A)) == 1

@@ -13,8 +13,12 @@ from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
 from contracts.errors import StoreError, from_record
 from contracts.requests import ImageRequest, TextRequest
 from contracts.settings import DEFAULT_KV_BYTES
+from contracts.tokenizers import vocabulary_faults
+from models.dcgan import DcganConfig
+from models.gpt2 import Gpt2Config
 from models.probe import Probe, probe_images, probe_text
 from models.runtimes import TextBackend, onnx, pytorch
+from models.weights import read_config
 from workers.engines import Done, Engine, Event, Failed, Request
 from workers.engines.image import ImageEngine
 from workers.engines.text import TextEngine
@@ -39,6 +43,8 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
     variants = {known.name: known for known in bundle.manifest.variants}
     if variant not in variants:
         raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(variants)}")
+    if faults := _manifest_faults(bundle):
+        raise StoreError(f"{bundle.path} cannot be run: " + "; ".join(faults))
     engine: Engine[Any]
     if bundle.manifest.task == "text":
         text_backend = _load_text(bundle, variants[variant], device, kv_bytes)
@@ -55,6 +61,18 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
         threads = image_backend.threads
     _run(engine, example_request(bundle, variant))
     return LoadedModel(engine, probe, fingerprint(bundle, variant, device, threads, probe))
+
+
+def _manifest_faults(bundle: Bundle) -> list[str]:
+    """Where the manifest promises what the model cannot keep: its requests would end the process that runs them all."""
+    config, limits = read_config(bundle.manifest.family, bundle.manifest.config), bundle.manifest.limits
+    if isinstance(config, DcganConfig):
+        pixels = (config.size, config.size)
+        return [] if limits.picture_pixels == pixels else [f"it draws {pixels}, not {limits.picture_pixels}"]
+    faults = vocabulary_faults(bundle.tokenizer(), config.vocabulary_size)
+    if isinstance(config, Gpt2Config) and not 0 < (limits.context_tokens or 0) <= config.context_tokens:
+        faults.append(f"its context has {config.context_tokens} tokens, not {limits.context_tokens}")
+    return faults
 
 
 def _load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: int) -> TextBackend:

@@ -1,0 +1,20 @@
+"""Small files that others wrote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from contracts.errors import StoreError
+
+MOST_BYTES = 64 << 20  # of a manifest, a config or a tokenizer; GPT-2's tokenizer has 2 MB
+
+
+def read_small(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a file that is not there for its size. Raises OSError, and StoreError for one of more bytes."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most) + 1)  # this much is allocated, and a device never ends
+    if len(content) > most:
+        raise StoreError(f"{path} has more than {most} bytes; no file of its kind is so large")
+    return content
