@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cli.devices import devices
 from contracts.bundle import DEFAULT_VARIANT, Bundle
-from contracts.errors import InvalidRequest, StoreError
+from contracts.errors import EngineFailed, InvalidRequest, StoreError
 from contracts.requests import ImageRequest, TextRequest, describe
 from contracts.store import Store
 from workers.local import LocalModel
@@ -36,7 +36,7 @@ SAMPLING = (
 
 
 def generate(model: str, store: Path, device: str, variant: str | None, seed: int | None, **options: Any) -> None:
-    """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest."""
+    """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest, EngineFailed."""
     bundle = Store(store).open(model)
     local = load(bundle, devices(device)[0], variant)
     seed = secrets.randbits(31) if seed is None else seed
@@ -50,7 +50,7 @@ def load(bundle: Bundle, device: str, variant: str | None = None) -> LocalModel:
     """Raises StoreError, also for a device that is not here."""
     try:
         return LocalModel(bundle, variant or DEFAULT_VARIANT, device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that is not here or is full
+    except (RuntimeError, AssertionError, EngineFailed) as error:  # a device that is not here or is full
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise StoreError(f"{bundle.manifest.name} cannot be run on {device}: {reason}; try --device cpu") from None
 
