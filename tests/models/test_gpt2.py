@@ -133,9 +133,10 @@ def test_200_prompts_of_mixed_lengths_in_shared_batches_get_the_tokens_of_transf
     prompts = list(expected)
     assert len(prompts) == 200
     rng.shuffle(prompts)  # so that neighbours differ in length
-    engine = TextEngine(backend, None, theirs.config.n_positions, call_seconds=0.5)  # however busy the machine is
+    # Calls of one step and the fewest chunks, so that the batches are the same on a fast machine as on a busy one.
+    engine = TextEngine(backend, None, theirs.config.n_positions, call_seconds=0.0)
     texts, batch_sizes = _through_the_engine(engine, prompts)
-    assert max(batch_sizes) > 0.5 * engine.capacity, "batches were shared"
+    assert max(batch_sizes) > 16, "batches were shared"
     ties = 0
     for prompt, steps in expected.items():
         assert len(texts[prompt]) == NEW_TOKENS
