@@ -203,6 +203,8 @@ RARELY = {
     "select",  # for a Redis whose database is not 0
     "hexists",  # RQ asks it of a worker that comes back under its old name
     "getrange",  # of a stream that has missed a message
+    "ping",  # of a connection that was idle
+    "ttl",  # of a completion whose answer got lost
 }
 
 
