@@ -18,7 +18,7 @@ from contracts.tokenizers import BpeTokenizer, Detokenizer, read_tokenizer
 from contracts.tokenizers.bpe import MAX_TOKENS
 
 often = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 FIELDS = {
     "family": "gpt2",
@@ -112,7 +112,9 @@ BPE = library_file()
 @often
 @given(data=st.data())
 @pytest.mark.parametrize(
-    ("kind", "document"), [("characters", CHARACTERS), ("words", WORDS), ("bpe", BPE)], ids=["characters", "words", "bpe"]
+    ("kind", "document"),
+    [("characters", CHARACTERS), ("words", WORDS), ("bpe", BPE)],
+    ids=["characters", "words", "bpe"],
 )
 @example(data=None)
 def test_a_spoiled_tokenizer_reads_any_text_or_is_refused_in_one_line(tmp_path, spoiled, kind, document, data):
