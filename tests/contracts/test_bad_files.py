@@ -18,7 +18,7 @@ from contracts.tokenizers import BpeTokenizer, Detokenizer, read_tokenizer
 from contracts.tokenizers.bpe import MAX_TOKENS
 
 often = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 FIELDS = {
     "family": "gpt2",

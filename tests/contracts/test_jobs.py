@@ -365,7 +365,7 @@ def test_any_bytes_are_a_request_or_refused(data):
 
 
 SPOILED = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 TEXT_CALL: list[object] = [JOB_FUNCTION, None, [TEXT.model_dump(mode="json")], {}]
 

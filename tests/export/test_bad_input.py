@@ -31,7 +31,7 @@ from models.lstm import LstmConfig, LstmLanguageModel
 from models.weights import read_safetensors
 
 often = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 HUGE = [10**400, 2**63, 2**40, 2**31, 10**9, 0, -1, 1.5, True, "8", None, [], {}]
 MEMORY_BYTES = 512 << 20

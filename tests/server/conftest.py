@@ -125,8 +125,10 @@ def read_all():
 
 
 @pytest.fixture(scope="module")
-def shared_server(settings, tmp_path_factory, eventually):
-    server = Server(settings, tmp_path_factory.mktemp("server"))
+def shared_server(request, settings, tmp_path_factory, eventually):
+    """With what the test module's SERVER says of its settings."""
+    changes = getattr(request.module, "SERVER", {})
+    server = Server(settings.__class__(**vars(settings) | changes), tmp_path_factory.mktemp("server"))
     eventually(server.alive)
     yield server
     server.stop()

