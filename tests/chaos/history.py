@@ -16,8 +16,8 @@ class Entry:
     """Something that was seen. `at` is in seconds since the run's start.
 
     Of a request (`number`) and perhaps its job: sent, refused, broken, accepted, ended, missing, deleted, gave up,
-    results, answered, streamed, interrupted, left. Of the fleet: fault, over, exit, lost, noticed, rerun, memory,
-    drained, key.
+    results, answered, streamed, interrupted, left. Of the fleet: fault, over, exit, lost, noticed, rerun, engine down,
+    engine up, memory, drained, key.
     """
 
     at: float

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import psutil
@@ -42,6 +43,8 @@ class Observer:
 
     def start(self) -> None:
         self._in_background(self._sample_memory)
+        for worker in WORKERS:
+            self._in_background(partial(self._watch_engine, worker))
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -88,6 +91,17 @@ class Observer:
         facts: dict[str, Any] = {"victim": worker.replace("worker", "child"), "killed_at": killed_at}
         if self._until(lambda: self._child_pid(worker) not in {0, pid}):
             self._history.record("noticed", **facts, seconds=self._history.now() - killed_at)
+
+    def _watch_engine(self, worker: str) -> None:
+        """When the engine of a worker went, for whatever reason, and when one was ready again."""
+        child, pid, ready = worker.replace("worker", "child"), self._child_pid(worker), self._fleet.times_ready(worker)
+        while not self._stop_asked.wait(LOOK_SECONDS):
+            if (now := self._child_pid(worker)) != pid and pid:
+                self._history.record("engine down", victim=child)
+            pid = now
+            if (times := self._fleet.times_ready(worker)) > ready:
+                self._history.record("engine up", victim=child)
+            ready = times
 
     def _child_pid(self, worker: str) -> int:
         with suppress(LookupError):

@@ -19,11 +19,11 @@ def _bodies() -> list[Body]:
     rng = Random(0)
     settings: list[Body] = [{"temperature": 1.0}, {"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.8, "n": 2}]
     lstm = [
-        {"model": "lstm", "prompt": _PROMPT[:9], "max_tokens": rng.choice([20, 100, 400]), **setting}
+        {"model": "lstm", "prompt": _PROMPT[:9], "max_tokens": rng.choice([20, 60, 200]), **setting}
         for setting in settings * 3
     ]
     gpt2 = [
-        {"model": "gpt2", "prompt": _PROMPT[: rng.randint(3, 40)], "max_tokens": rng.choice([10, 60, 200]), **setting}
+        {"model": "gpt2", "prompt": _PROMPT[: rng.randint(3, 40)], "max_tokens": rng.choice([10, 30, 90]), **setting}
         for setting in settings * 2
     ]
     faces = [{"model": "faces", "n": n} for n in (1, 2, 5, 16)]
