@@ -48,8 +48,8 @@ class WorkerParent:
         self._served = ServedModels(bundles)
         self._child = child
         self._child_restarts = 0
+        self._redis = connect(redis_url)  # first, since it may refuse the URL
         self._wake_ups = WakeUps()
-        self._redis = connect(redis_url)
         self._leases = Leases(self._redis, name)
         self._registration = RqRegistration(connect(redis_url), name, self._served.queues, self._ask_to_stop)
         self._doorbell = Doorbell(connect(redis_url), self._wake_ups.wake)
