@@ -33,9 +33,9 @@ class Flights:
         return bool(self._suspects.running)
 
     @property
-    def trying_suspects(self) -> bool:
-        """Whether nobody new should be let in."""
-        return self._suspects.trying
+    def open(self) -> bool:
+        """Whether somebody new may be let in."""
+        return self._suspects.open
 
     def by_queue(self) -> Counter[str]:
         return Counter(flight.lease.queue for flight in self)

@@ -349,7 +349,7 @@ class WorkerParent:
 
     def _free_places(self) -> dict[str, int]:
         """By queue. Full ones are there with 0: a claim passes the bell's token on to other workers."""
-        closed = self._draining_since is not None or self._flights.trying_suspects
+        closed = self._draining_since is not None or not self._flights.open
         held = self._flights.by_queue()
         capacities = self._served.capacities
         return {queue: 0 if closed else max(0, places - held[queue]) for queue, places in capacities.items()}

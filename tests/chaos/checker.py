@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from typing import Any
 
 from tests.chaos.faults import CHILDREN, SERVERS, SERVING, WORKERS
@@ -22,7 +21,6 @@ REFUSED_SECONDS = 2.0  # "at once", too, when Redis is dead or its disk is full
 REFUSED_SILENT_SECONDS = 15.0  # when it only does not answer, which takes time-outs to find out
 STARTED_SECONDS = 5.0  # after Redis is back: connections, announcements and the servers' cache of them
 ATTEMPTS = 4  # lost leases or engine deaths that a job may see before it fails
-TRIAL_GAP_SECONDS = 10.0  # between deaths of an engine that are about the same suspects
 GROWTH = 1.3
 GROWTH_BYTES = 24 << 20
 STEADY_SAMPLES = 16  # of memory, before a process is judged
@@ -72,16 +70,6 @@ class Case:
             Window(entry.facts["kind"], entry.facts["victim"], entry.at, over.get(entry.facts["fault"], last))
             for entry in self.of["fault"]
         ]
-
-    @cached_property
-    def trials(self) -> list[Window]:
-        """Times in which an engine died again and again: its worker tries suspects then, and takes no others."""
-        found: dict[str, list[Window]] = {child: [Window("trial", child, -inf, -inf)] for child in CHILDREN}
-        for entry in sorted(self.of["engine down"] + self.of["engine up"], key=lambda entry: entry.at):
-            windows, at = found[entry.facts["victim"]], entry.at
-            began = windows.pop().began if at - windows[-1].over <= TRIAL_GAP_SECONDS else at
-            windows.append(Window("trial", entry.facts["victim"], began, at))
-        return [window for windows in found.values() for window in windows]
 
     def touched(
         self, victims: tuple[str, ...], began: float, ended: float, kinds: tuple[str, ...] = ()
@@ -269,9 +257,6 @@ def seconds_after_loss(case: Case, loss: Entry, what: str) -> float | None:
     end = killed_at + float(seen[0].facts["seconds"])
     others = tuple(name for name in (*WORKERS, "redis") if name != victim)
     found = [(w.began, w.over + _lull_seconds(w)) for w in case.windows if w.victim in others]
-    if what == "rerun":
-        elsewhere = [child for child in CHILDREN if child[-1] != victim[-1]]
-        found += [(w.began, w.over) for w in case.trials if w.victim in elsewhere]
     during = [(began, over) for began, over in found if began <= end and killed_at <= over]
     hindrances = sorted((max(began, killed_at), min(over, end)) for began, over in during)
     undisturbed, at = 0.0, killed_at

@@ -180,10 +180,3 @@ def test_the_time_in_which_another_fault_was_in_the_way_does_not_count():
     stopped = fault("stop", "worker-2", 14, 18, 1)
     assert seconds_after(loss(noticed=20.0) + stopped, "noticed") == 16.0
     assert seconds_after(loss(noticed=24.0) + stopped + fault("kill", "redis", 12, 15), "noticed") == 2.0 + 13.0
-
-
-@pytest.mark.parametrize(("child", "seconds"), [("child-1", 28.0), ("child-2", 8.0)])
-def test_the_trial_of_suspects_in_the_other_worker_does_not_count(child, seconds):
-    times = [(12.0, "down"), (15.0, "up"), (20.0, "down"), (23.0, "up"), (30.0, "down"), (32.0, "up")]
-    trial = [Entry(at, f"engine {what}", facts={"victim": child}) for at, what in times]
-    assert seconds_after(loss(noticed=12.0, rerun=28.0) + trial, "rerun") == seconds

@@ -204,7 +204,7 @@ def test_a_deleted_stream_leaves_none_of_its_texts(connection, jobs):
 # Ids
 
 
-@pytest.mark.parametrize("job_id", [new_job_id(), "a", "A-1", "0" * 64, "job-7"])
+@pytest.mark.parametrize("job_id", ["5a3f" * 8, "a", "A-1", "0" * 64, "job-7"])
 def test_ids_that_can_be_ours(job_id):
     assert check_job_id(job_id) == job_id
 

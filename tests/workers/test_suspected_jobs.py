@@ -51,6 +51,22 @@ def test_a_request_that_kills_the_engine_fails_alone_and_all_others_finish(
     assert len(struck(log)) <= math.ceil(math.log2(24)) + 3
 
 
+def test_jobs_that_come_while_suspects_are_tried_do_not_wait_for_the_verdict(
+    start_worker, faults, enqueue, wait_ended, assert_right, tmp_path
+):
+    (poison,) = enqueue([POISON]).values()
+    log = tmp_path / "log"
+    start_worker(environment=faults({"seed": POISON, "kind": "die", "log": str(log)}))
+    while not log.exists() or len(struck(log)) < 2:
+        time.sleep(0.05)
+    others = [wait_ended(job_id) for job_id in enqueue([1, 2, 3]).values()]
+    verdict = wait_ended(poison, 100)
+    assert verdict.error.code == "engine_failed"
+    for other in others:
+        assert_right(other)
+        assert other.ended_at < verdict.ended_at
+
+
 def test_a_request_that_makes_a_call_raise_fails_alone_without_a_new_process(
     start_worker, faults, enqueue, wait_ended, assert_right, tmp_path, capfd
 ):

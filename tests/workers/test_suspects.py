@@ -30,18 +30,21 @@ class Trial:
             self.suspects.enter(job)
 
     def run(self) -> None:
-        while True:
-            self.suspects.start()
-            running = list(self.suspects.running)
-            if not running:
-                assert not self.suspects.trying
-                return
-            if self.suspects.trying:
-                self.groups.append(running)
-            if self.kills(running):
-                self.die()
-            else:
-                self.finish(*running)
+        while self.step():
+            pass
+        assert not self.suspects.trying
+
+    def step(self) -> bool:
+        """Runs those whose turn it is to their end, or their engine's; False if there are none."""
+        self.suspects.start()
+        running = list(self.suspects.running)
+        if self.suspects.trying:
+            self.groups.append(running)
+        if self.kills(running):
+            self.die()
+        else:
+            self.finish(*running)
+        return bool(running)
 
     def finish(self, *jobs: str) -> None:
         for job in jobs:
@@ -105,7 +108,7 @@ def test_whatever_comes_and_goes_meanwhile_nobody_is_lost_or_tried_twice_at_once
             job = data.draw(st.sampled_from(sorted(running if kind == "end" and running else alive)))
             alive.discard(job)
             suspects.leave(job)
-        elif kind == "come" and not suspects.trying:
+        elif kind == "come" and suspects.open:
             alive.add(f"new {step}")
             suspects.enter(f"new {step}")
         elif kind == "stop some" and running:
@@ -135,21 +138,80 @@ def test_halves_whose_company_died_less_often_come_first():
     assert trial.finished == names([4, 5, 6, 7, 2, 3, 1])
 
 
-def test_those_that_waited_start_together_when_the_last_suspect_has_left():
+def is_open(suspects: Suspects) -> bool:
+    """A function, since a property's value is taken to stay."""
+    return suspects.open
+
+
+def test_others_have_a_turn_between_two_trials():
     suspects = Suspects()
     for job in "abc":
         suspects.enter(job)
     assert suspects.start() == ["a", "b", "c"]
     assert suspects.accuse("ab") == ["a", "b"]
     assert suspects.put_back("c") == ["c"]
-    suspects.enter("late")
     assert suspects.start() == ["a"]
-    assert suspects.start() == []
+    assert not is_open(suspects)
     suspects.leave("a")
+    assert is_open(suspects)
+    suspects.enter("late")
+    assert suspects.start() == ["c", "late"]
+    assert not is_open(suspects)
+    suspects.leave("c")
+    assert not is_open(suspects)
+    assert suspects.start() == []
+    suspects.leave("late")
     assert suspects.start() == ["b"]
     suspects.leave("b")
-    assert not suspects.trying
-    assert suspects.start() == ["c", "late"]
+    assert is_open(suspects)
+
+
+def test_a_turn_that_nobody_waits_for_is_left_out():
+    suspects = Suspects()
+    for job in "ab":
+        suspects.enter(job)
+    suspects.start()
+    suspects.accuse("ab")
+    assert suspects.start() == ["a"]
+    suspects.leave("a")
+    assert suspects.start() == ["b"]
+
+
+def test_others_that_an_engine_dies_of_in_their_turn_are_suspects_too():
+    suspects = Suspects()
+    for job in "ab":
+        suspects.enter(job)
+    suspects.start()
+    suspects.accuse("ab")
+    suspects.start()
+    suspects.leave("a")
+    suspects.enter("c")
+    assert suspects.start() == ["c"]
+    assert suspects.accuse("c") == ["c"]
+    assert suspects.deaths_alone("c") == 1
+    assert suspects.start() == ["b"]
+    suspects.leave("b")
+    assert suspects.start() == ["c"]
+
+
+@given(JOBS, st.integers(1, 5))
+def test_whoever_comes_while_suspects_are_tried_waits_for_no_more_than_one_trial(jobs, arrivals):
+    count, poison = jobs
+    guilty = set(names(poison))
+    trial = Trial(lambda running: any(job in guilty for job in running))
+    trial.enter(*names(range(count)))
+    arrived = 0
+    while trial.suspects.running or trial.suspects.trying or not trial.groups:
+        if trial.suspects.open and trial.suspects.trying:
+            fresh = [f"new {arrived + each}" for each in range(arrivals)]
+            arrived += arrivals
+            trial.enter(*fresh)
+            trial.step()
+            assert trial.finished[-arrivals:] == fresh
+        elif not trial.step():
+            break
+    assert set(names(range(count))) - guilty <= set(trial.finished)
+    assert set(trial.failed) == guilty & set(names(range(count)))
 
 
 def test_one_that_dies_again_after_it_was_stopped_through_no_fault_of_its_own_keeps_its_attempts():
