@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 import uuid
+from functools import partial
 from pathlib import Path
 
 from cli.devices import devices
-from contracts.bundle import DEFAULT_VARIANT, TOKENIZER, Bundle
-from contracts.errors import StoreError
-from contracts.requests import Target
-from contracts.settings import from_environment
+from contracts.connection import connect
+from contracts.settings import Settings, from_environment
 from contracts.store import Store
 from workers.child import Child
+from workers.crews import Wanted
 from workers.parent import WorkerParent
+from workers.wanted import WantedModels
 
 
 def run_worker(
@@ -27,30 +28,14 @@ def run_worker(
 ) -> None:
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve, ValueError for a bad URL of Redis."""
     settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
-    bundles = served_bundles(Store(settings.store), models, variant)
-    cached = sum(bundle.manifest.family == "gpt2" for bundle in bundles.values())
-    child = Child(
-        settings.store,
-        list(bundles),
-        devices(device)[0],
-        settings.kv_bytes // max(1, cached),
-        settings.step_seconds,
-        settings.load_seconds,
-    )
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    WorkerParent(settings.redis_url, name, bundles, child).run()
+    wanted = WantedModels(Store(settings.store), models, variant, connect(settings.redis_url), name)
+    make_child = partial(_make_child, settings, devices(device)[0])
+    WorkerParent(settings.redis_url, name, wanted, make_child).run()
 
 
-def served_bundles(store: Store, models: str | None, variant: str | None) -> dict[Target, Bundle]:
-    """The newest version of the models asked for, in the variant asked for where a model has it, else in the default.
-
-    Weights are checked by the engine child. Raises StoreError if there is nothing to serve.
-    """
-    names = [name.strip() for name in models.split(",")] if models else store.names()
-    if not names:
-        raise StoreError(f"{store.root} holds no model. `kamishibai demo` makes three small ones.")
-    bundles = [store.open(name, only=(TOKENIZER,)) for name in names]
-    if variant and not any(variant in bundle.variants() for bundle in bundles):
-        found = ", ".join(sorted({name for bundle in bundles for name in bundle.variants()}))
-        raise StoreError(f"no model has the variant {variant!r}; there is {found}")
-    return {bundle.target(variant if variant in bundle.variants() else DEFAULT_VARIANT): bundle for bundle in bundles}
+def _make_child(settings: Settings, device: str, wanted: Wanted) -> Child:
+    """A child whose models share the KV cache."""
+    cached = sum(bundle.manifest.family == "gpt2" for bundle in wanted.values())
+    kv_bytes = settings.kv_bytes // max(1, cached)
+    return Child(settings.store, list(wanted), device, kv_bytes, settings.step_seconds, settings.load_seconds)

@@ -1,12 +1,21 @@
-"""The model store: finds bundles and writes them, whole or not at all."""
+"""The model store: finds bundles, writes them whole or not at all, and removes them.
+
+STORE/<model>/<version>/     a bundle; versions count up and are never used again
+STORE/<model>/latest         the version that new requests run on, behind it the one that it replaced
+STORE/<model>/.removed-<v>/  was a version
+STORE/.incoming-*/           a bundle in the making, locked by its maker
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +25,9 @@ from contracts.errors import StoreError
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _INCOMING = ".incoming-"
+_REMOVED = ".removed-"
+_LATEST = "latest"
+_ABANDONED_SECONDS = 60.0  # a folder is made a moment before it is locked
 
 
 class Store:
@@ -39,14 +51,25 @@ class Store:
             return []
         return sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
+    def latest(self, name: str) -> int | None:
+        """The version that new requests run on: the last one that was written, or rolled back to. None: there is none.
+
+        The pointer names the version before, too: it is written before the version that it names is in its place.
+        """
+        versions = self.versions(name)
+        try:
+            pointed = (self.root / name / _LATEST).read_text(encoding="ascii").split()
+        except (OSError, UnicodeDecodeError):
+            pointed = []
+        found = (int(word) for word in pointed if _VERSION.fullmatch(word) and int(word) in versions)
+        return next(found, max(versions, default=None))
+
     def open(self, name: str, version: int | None = None, *, only: tuple[str, ...] | None = None) -> Bundle:
-        """The bundle of a version, the newest by default. Raises StoreError if there is none or it is damaged."""
+        """The bundle of a version, the latest by default. Raises StoreError if there is none or it is damaged."""
         versions = self.versions(name)
         if not versions or (version is not None and version not in versions):
-            have = ", ".join(self.names()) if not versions else f"versions {', '.join(map(str, versions))} of it"
-            wanted = name if version is None else f"{name}@{version}"
-            raise StoreError(f"{self.root} has no model {wanted}; it has {have or 'none'}")
-        return Bundle.open(self.root / name / str(versions[-1] if version is None else version), only=only)
+            raise StoreError(_missing(self, name, version))
+        return Bundle.open(self.root / name / str(version or self.latest(name)), only=only)
 
     def write(self, name: str, fill: Callable[[Path], dict[str, Any]]) -> Bundle:
         """Make the next version of a model.
@@ -56,29 +79,82 @@ class Store:
         """
         check_name(name)
         self.root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
         folder = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.root))
         try:
-            fields = fill(folder)
-            files = {
-                path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-                for path in sorted(folder.iterdir())
-            }
-            for file in files:
-                _sync(folder / file)
-            return self._publish(folder, name, fields, files)
+            with _locked(folder):
+                fields = fill(folder)
+                files = {
+                    path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+                    for path in sorted(folder.iterdir())
+                }
+                for file in files:
+                    _sync(folder / file)
+                return self._publish(folder, name, fields, files)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def roll_back(self, name: str, version: int | None = None) -> int:
+        """New requests run on this version again, or on the one before the latest. Returns it. Raises StoreError."""
+        versions, latest = self.versions(name), self.latest(name)
+        if latest is None or (version is not None and version not in versions):
+            raise StoreError(_missing(self, name, version))
+        earlier = [each for each in versions if each < latest]
+        if version is None and not earlier:
+            raise StoreError(f"{name}@{latest} is the first version that is left; there is none to go back to")
+        chosen = version or earlier[-1]
+        self._point(name, chosen, latest)
+        return chosen
+
+    def remove(self, name: str, version: int) -> None:
+        """Remove a version for good. Raises StoreError for one that is not there, and for the latest while there are
+        others."""
+        versions = self.versions(name)
+        if version not in versions:
+            raise StoreError(_missing(self, name, version))
+        if version == self.latest(name) and len(versions) > 1:
+            raise StoreError(f"{name}@{version} is the latest, which new requests run on; roll back first")
+        removed = self.root / name / f"{_REMOVED}{version}"
+        (self.root / name / str(version)).rename(removed)  # readers see all of it or nothing
+        _sync(removed.parent)
+        _empty(removed)
+
+    def _sweep(self) -> None:
+        """Remove what killed makers left."""
+        for folder in self.root.glob(f"{_INCOMING}*"):
+            try:
+                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                    with _locked(folder):
+                        shutil.rmtree(folder, ignore_errors=True)
+            except OSError:
+                continue  # its maker is at work, or has just finished
+
+    def _point(self, name: str, version: int, before: int | None) -> None:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{_LATEST}-", dir=self.root / name)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{version}\n" + (f"{before}\n" if before else ""))
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(temporary).replace(self.root / name / _LATEST)
+        _sync(self.root / name)
+
+    def _next_version(self, name: str) -> int:
+        removed = (path.name.removeprefix(_REMOVED) for path in (self.root / name).glob(f"{_REMOVED}*"))
+        used = [*self.versions(name), *(int(word) for word in removed if _VERSION.fullmatch(word))]
+        return max(used, default=0) + 1
 
     def _publish(self, folder: Path, name: str, fields: dict[str, Any], files: dict[str, FileEntry]) -> Bundle:
         folder.chmod(0o755)
         while True:
-            version = max(self.versions(name), default=0) + 1
-            manifest = Manifest(name=name, version=version, files=files, **fields)
             (self.root / name).mkdir(exist_ok=True)
+            version = self._next_version(name)
+            manifest = Manifest(name=name, version=version, files=files, **fields)
             (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             _sync(folder / MANIFEST)
             _sync(folder)
             target = self.root / name / str(version)
+            self._point(name, version, self.latest(name))
             try:
                 folder.rename(target)
             except FileExistsError:
@@ -98,6 +174,40 @@ def check_name(name: str) -> str:
             f"{name!r} cannot name a model: use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"
         )
     return name
+
+
+def split_name(text: str) -> tuple[str, int | None]:
+    """`name` or `name@version` in its parts. Raises StoreError for what is neither."""
+    name, at, version = text.partition("@")
+    if at and not _VERSION.fullmatch(version):
+        raise StoreError(f"{text!r} names no version: write it like {name}@1")
+    return check_name(name), int(version) if at else None
+
+
+def _missing(store: Store, name: str, version: int | None) -> str:
+    versions = store.versions(name)
+    have = f"versions {', '.join(map(str, versions))} of it" if versions else ", ".join(store.names()) or "none"
+    wanted = name if version is None else f"{name}@{version}"
+    return f"{store.root} has no model {wanted}; it has {have}"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError if somebody else has locked it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
-from rq.worker_registration import clean_worker_registry
+from rq.worker_registration import clean_worker_registry, register, unregister
 
 WORKER_SECONDS = 30  # how long RQ's worker hash outlives its last heartbeat
 RECONNECT_SECONDS = 2.0
@@ -46,6 +46,22 @@ class RqRegistration(SimpleWorker):
             clean_worker_registry(queue)  # of killed workers, which nobody else takes off
         self.set_state(WorkerStatus.IDLE)
         self.subscribe()
+
+    def serve(self, queue_names: list[str]) -> None:
+        """Tell RQ which queues are ours from now on."""
+        if queue_names == self.queue_names():
+            return
+        before = self.queues
+        with self.connection.pipeline() as pipe:
+            unregister(self, pipe)
+            self.queues = [Queue(name, connection=self.connection, serializer=JSONSerializer) for name in queue_names]
+            register(self, pipe)
+            pipe.hset(self.key, "queues", ",".join(queue_names))
+            try:
+                pipe.execute()
+            except RedisError:
+                self.queues = before
+                raise
 
     def beat(self, first_job_id: str | None) -> None:
         """Heartbeat; RQ has room for the name of one current job."""

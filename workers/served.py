@@ -15,18 +15,23 @@ log = logging.getLogger("kamishibai.worker")
 class ServedModels:
     """By queue name. A child says `ready` once, before that perhaps `refused` of some, and then of every `call`."""
 
-    def __init__(self, bundles: dict[Target, Bundle]) -> None:
-        """`bundles` by what their jobs will run on: what the child was told to load."""
+    def __init__(self, bundles: dict[Target, Bundle], counters: dict[str, EngineCounters]) -> None:
+        """`bundles` by what their jobs will run on: what the child was told to load. `counters` are counted on."""
         self._targets = {target.queue_name: target for target in bundles}
         self._bundles = {target.queue_name: bundle for target, bundle in bundles.items()}
         self._said: dict[str, dict[str, Any]] = {}  # empty while no child is ready
         self._refused: set[str] = set()  # the child could not load them
-        self._counters = {queue: EngineCounters() for queue in self._bundles}
+        self._counters = counters
         self.device = "starting"
 
     @property
     def queues(self) -> list[str]:
         return list(self._bundles)
+
+    @property
+    def refused(self) -> frozenset[Target]:
+        """What the child could not load."""
+        return frozenset(self._targets[queue] for queue in self._refused)
 
     @property
     def capacities(self) -> dict[str, int]:
@@ -48,14 +53,14 @@ class ServedModels:
                 log.warning("%s gives other bits in other batches: a seed alone does not fix its output here", queue)
         log.info("ready: %s on %s", ", ".join(self._said) or "no model", self.device)
 
-    def refused(self, message: dict[str, Any]) -> None:
+    def refuse(self, message: dict[str, Any]) -> None:
         log.error("%s is not served: %s", message["model"], message["message"])
         self._refused.add(message["model"])
 
     def count(self, call: dict[str, Any]) -> None:
         queue = call["model"]
         self._said[queue]["capacity"] = call["capacity"]
-        after = self._counters[queue].after_call(call["batch_size"], call["units"], call["seconds"])
+        after = self._counter(queue).after_call(call["batch_size"], call["units"], call["seconds"])
         self._counters[queue] = after.model_copy(update={"running": call["running"], "waiting": call["waiting"]})
 
     def child_has_gone(self) -> None:
@@ -69,8 +74,11 @@ class ServedModels:
                 digest=bundle.digest,
                 fingerprint=self.fingerprint(queue),
                 batch_invariant=self._said.get(queue, {}).get("batch_invariant", False),
-                counters=self._counters[queue],
+                counters=self._counter(queue),
             )
             for queue, bundle in self._bundles.items()
             if queue not in self._refused
         )
+
+    def _counter(self, queue: str) -> EngineCounters:
+        return self._counters.setdefault(queue, EngineCounters())

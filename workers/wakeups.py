@@ -28,11 +28,11 @@ class WakeUps:
         except BlockingIOError:
             return  # it is awake already
 
-    def wait(self, channel: Channel | None, seconds: float) -> bool:
-        """Until the channel has messages, or room for what is unsent, or somebody wakes us. Returns whether one did."""
+    def wait(self, channels: list[Channel], seconds: float) -> bool:
+        """Until a channel has messages, or room for what is unsent, or somebody wakes us. Returns whether one did."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._heard, selectors.EVENT_READ)
-            if channel:
+            for channel in channels:
                 selector.register(channel, selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.has_unsent else 0))
             selector.select(max(0.0, seconds))
         return self._hear()

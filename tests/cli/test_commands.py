@@ -13,8 +13,6 @@ import pytest
 from PIL import Image
 
 from cli.devices import devices
-from cli.worker import served_bundles
-from contracts.errors import StoreError
 from contracts.requests import TextRequest
 from workers.local import LocalModel
 
@@ -289,17 +287,6 @@ def test_a_worker_waits_for_a_redis_that_is_not_there_yet(store, tmp_path):
 
 
 # What the commands are made of
-
-
-def test_a_worker_serves_the_newest_versions_of_the_models_asked_for(store, tmp_path):
-    assert list(served_bundles(store, None, None)) == [store.open(name).target() for name in store.names()]
-    assert list(served_bundles(store, " lstm, faces", None)) == [
-        store.open(name).target() for name in ("lstm", "faces")
-    ]
-    with pytest.raises(StoreError, match="kamishibai demo"):
-        served_bundles(type(store)(tmp_path), None, None)
-    with pytest.raises(StoreError, match="no model has the variant 'onnx:int4'; there is pytorch:fp32"):
-        served_bundles(store, None, "onnx:int4")
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def channels():
 
 def test_nobody_wakes_us(wake_ups, channels):
     began = time.monotonic()
-    assert not wake_ups.wait(channels[0], 0.2)
+    assert not wake_ups.wait([channels[0]], 0.2)
     assert 0.19 < time.monotonic() - began < 2
-    assert not wake_ups.wait(None, -1.0), "what is due already is not waited for"
+    assert not wake_ups.wait([], -1.0), "what is due already is not waited for"
 
 
 def test_a_thread_wakes_us_once_however_often_it_calls(wake_ups):
@@ -45,15 +45,15 @@ def test_a_thread_wakes_us_once_however_often_it_calls(wake_ups):
     caller = threading.Thread(target=call)
     caller.start()
     caller.join(10)
-    assert wake_ups.wait(None, 10)
-    assert not wake_ups.wait(None, 0.0)
+    assert wake_ups.wait([], 10)
+    assert not wake_ups.wait([], 0.0)
 
 
 def test_a_message_ends_the_wait_but_wakes_nobody(wake_ups, channels):
     ours, theirs = channels
     theirs.send({"op": "ready"})
     began = time.monotonic()
-    assert not wake_ups.wait(ours, 10)
+    assert not wake_ups.wait([ours], 10)
     assert time.monotonic() - began < 5
     assert ours.receive() == [{"op": "ready"}]
 
@@ -64,7 +64,7 @@ def test_a_signal_wakes_us(wake_ups):
     try:
         wake_ups.listen_to_signals()
         threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGUSR1)).start()
-        assert wake_ups.wait(None, 10)
+        assert wake_ups.wait([], 10)
     finally:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGUSR1, before)
