@@ -100,7 +100,7 @@ class Admission:
     def job(self, body: JobBody) -> TextRequest | ImageRequest:
         """A request of either task; the model decides which. Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(_model_of(body))
-        fields = {**body.input, "model": model.target.model}
+        fields = {**body.input, "model": f"{model.target.model}@{model.target.version}"}
         if model.manifest.task == "text":
             return self.text(parse(CompletionBody, fields))
         return self.image(parse(ImageBody, fields))

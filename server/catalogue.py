@@ -14,7 +14,7 @@ from contracts.announcements import Announcement, ServedModel, read_announcement
 from contracts.bundle import MANIFEST, TOKENIZER, Manifest, Task
 from contracts.errors import InvalidRequest, NotReady, StoreError, UnknownModel
 from contracts.requests import Target
-from contracts.store import Store
+from contracts.store import Store, split_name
 from contracts.tokenizers import Tokenizer
 
 CACHE_SECONDS = 1.0
@@ -51,22 +51,24 @@ class CatalogueEntry:
 
 
 class Catalogue:
-    """The newest ready version of every model. Announcements are read at most once a second, bundles once."""
+    """What ready workers serve. Announcements and the store's pointers are read at most once a second, bundles once."""
 
     def __init__(self, connection: Redis, store: Store) -> None:
         self._redis = connection
         self._store = store
         self._announcements: list[Announcement] = []
+        self._served: dict[str, ServedModel] = {}  # by `name`, of the latest version, and by `name@version`
         self._read_at = float("-inf")  # monotonic seconds
         self._entries: dict[Target, CatalogueEntry] = {}  # a version never changes, so nothing here grows stale
 
     def resolve(self, name: str | None, task: Task | None = None) -> CatalogueEntry:
-        """The model to run a request on; without a name the only one there is, of that task if a task is given.
+        """The model to run a request on, by `name`, for its latest version, or `name@version`; without a name the only
+        one there is, of that task if a task is given.
 
         Raises InvalidRequest (no name and several models, or a model of the other task), UnknownModel and NotReady.
         """
-        newest = self._newest()
-        served = newest.get(name) if name is not None else _only_choice(newest, task)
+        self._refresh()
+        served = self._served.get(name) if name is not None else _only_choice(self._latest(), task)
         if served is None:
             raise self._not_served(name)
         if task is not None and served.task != task:
@@ -77,39 +79,56 @@ class Catalogue:
         return self._open(served)
 
     def entries(self) -> list[CatalogueEntry]:
-        """All models that can be asked for, by name."""
+        """All models that can be asked for, by name, in their latest versions."""
+        self._refresh()
         found = []
-        for _, served in sorted(self._newest().items()):
+        for _, served in sorted(self._latest().items()):
             with suppress(NotReady):
                 found.append(self._open(served))
         return found
 
-    def _newest(self) -> dict[str, ServedModel]:
-        newest: dict[str, ServedModel] = {}
-        for announcement in self._current_announcements():
-            for served in announcement.models if announcement.ready else ():
-                known = newest.get(served.target.model)
-                if known is None or known.target.version < served.target.version:
-                    newest[served.target.model] = served
-        return newest
+    def _latest(self) -> dict[str, ServedModel]:
+        return {name: served for name, served in self._served.items() if "@" not in name}
 
-    def _current_announcements(self) -> list[Announcement]:
+    def _refresh(self) -> None:
         now = time.monotonic()
-        if now - self._read_at > CACHE_SECONDS:
-            self._announcements = read_announcements(self._redis)
-            self._read_at = now
-        return self._announcements
+        if now - self._read_at <= CACHE_SECONDS:
+            return
+        self._announcements = read_announcements(self._redis)
+        versions: dict[str, dict[int, ServedModel]] = {}
+        for announcement in self._announcements:
+            for served in announcement.models if announcement.ready else ():
+                versions.setdefault(served.target.model, {}).setdefault(served.target.version, served)
+        self._served = {}
+        for name, by_version in versions.items():
+            self._served |= {f"{name}@{version}": served for version, served in by_version.items()}
+            self._served[name] = by_version.get(self._latest_version(name)) or by_version[max(by_version)]
+        self._read_at = now
+
+    def _latest_version(self, name: str) -> int:
+        """0 if this server's store cannot say."""
+        try:
+            return self._store.latest(name) or 0
+        except (StoreError, OSError):
+            return 0
 
     def _not_served(self, name: str | None) -> NotReady | UnknownModel:
-        announced = {served.target.model for each in self._current_announcements() for served in each.models}
+        announced = {served.target.model for each in self._announcements for served in each.models}
         known = announced.union(self._store.names())
-        if name is None or name in known:
+        if name is None or name in known or self._stored(name):
             what = "such a model" if name is None else f"{name!r}"
             return NotReady(f"No ready worker serves {what}; start one or try again in a moment.", param="model")
         return UnknownModel(
             f"'model' is {name[:80]!r}, which does not exist; there is: {', '.join(sorted(known)) or 'none yet'}",
             param="model",
         )
+
+    def _stored(self, name: str) -> bool:
+        try:
+            model, version = split_name(name)
+        except StoreError:
+            return False
+        return version in self._store.versions(model)
 
     def _open(self, served: ServedModel) -> CatalogueEntry:
         name = f"{served.target.model}@{served.target.version}"

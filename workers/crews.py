@@ -68,7 +68,7 @@ class Crews:
 
     def want(self, wanted: Wanted) -> None:
         """Serve exactly these from as soon as they are loaded."""
-        self._wanted = wanted
+        self._wanted, self._next_start = wanted, 0.0
 
     def change(self) -> bool:
         """A step towards what is wanted. Returns whether another crew serves now."""

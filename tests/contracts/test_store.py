@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from contracts.bundle import MANIFEST, Bundle, Manifest
 from contracts.errors import StoreError
-from contracts.store import Store, check_name
+from contracts.store import Store, check_name, split_name
 
 FIELDS = {
     "family": "lstm",
@@ -210,7 +211,7 @@ def test_a_bundle_in_somebody_elses_place_is_refused(empty, written):
         empty.open("other")
     shutil.copytree(written.path, empty.root / "m" / "2")
     with pytest.raises(StoreError, match="its manifest is that of m@1"):
-        empty.open("m")
+        empty.open("m", 2)
     assert empty.open("m", 1).manifest == written.manifest
 
 
@@ -324,3 +325,96 @@ def test_a_store_that_is_not_there_is_empty(empty):
     assert empty.names() == []
     with pytest.raises(StoreError, match="it has none"):
         empty.open("m")
+
+
+# Versions
+
+
+def test_the_last_version_that_was_written_is_the_latest(empty):
+    assert empty.latest("m") is None
+    empty.write("m", fill)
+    empty.write("m", fill)
+    assert empty.latest("m") == 2
+    assert empty.open("m").manifest.version == 2
+
+
+def test_after_a_roll_back_the_version_before_is_the_latest_until_another_is_written(empty):
+    for _ in range(3):
+        empty.write("m", fill)
+    assert empty.roll_back("m") == 2
+    assert empty.open("m").manifest.version == 2
+    assert empty.roll_back("m") == 1
+    with pytest.raises(StoreError, match="m@1 is the first version that is left"):
+        empty.roll_back("m")
+    assert empty.roll_back("m", 3) == 3
+    assert empty.roll_back("m", 1) == 1
+    assert empty.write("m", fill).manifest.version == 4
+    assert empty.latest("m") == 4
+
+
+@pytest.mark.parametrize("pointer", ["", "7\n", "seven", "-1", "7\n2\n", "1_0", "\xff"])
+def test_a_pointer_to_nothing_points_to_the_version_behind_it_or_the_newest(empty, pointer):
+    for _ in range(2):
+        empty.write("m", fill)
+    (empty.root / "m" / "latest").write_text(pointer, encoding="latin-1")
+    assert empty.latest("m") == 2
+
+
+def test_a_writer_that_is_killed_before_its_version_is_in_place_leaves_the_one_that_was_rolled_back_to(empty):
+    for _ in range(2):
+        empty.write("m", fill)
+    empty.roll_back("m")
+    (empty.root / "m" / "latest").write_text("3\n1\n")
+    assert empty.latest("m") == 1
+
+
+def test_a_removed_version_is_gone_and_its_number_never_used_again(empty):
+    for _ in range(3):
+        empty.write("m", fill)
+    empty.roll_back("m", 1)
+    empty.remove("m", 3)
+    assert visible(empty) == ["m@1", "m@2"]
+    assert empty.write("m", fill).manifest.version == 4
+    empty.remove("m", 1)
+    empty.remove("m", 2)
+    empty.remove("m", 4)
+    assert empty.names() == []
+    assert empty.write("m", fill).manifest.version == 5
+    with pytest.raises(StoreError, match=r"no model m@4; it has versions 5 of it"):
+        empty.remove("m", 4)
+
+
+def test_the_latest_is_not_removed_while_there_are_others(empty):
+    empty.write("m", fill)
+    empty.write("m", fill)
+    with pytest.raises(StoreError, match="m@2 is the latest, which new requests run on; roll back first"):
+        empty.remove("m", 2)
+    assert visible(empty) == ["m@1", "m@2"]
+
+
+@pytest.mark.parametrize("text", ["m@", "m@0", "m@x", "m@1@2", "@1", "M", "m@-1", "../m@1"])
+def test_what_names_no_version_is_refused(text):
+    with pytest.raises(StoreError):
+        split_name(text)
+    assert split_name("m@12") == ("m", 12)
+    assert split_name("m") == ("m", None)
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next_but_not_what_is_being_written(empty):
+    empty.write("m", fill)
+    abandoned = empty.root / ".incoming-abandoned"
+    abandoned.mkdir()
+    (abandoned / "weights.safetensors").write_bytes(b"half")
+    fresh = empty.root / ".incoming-fresh"
+    fresh.mkdir()
+    os.utime(abandoned, (0, 0))
+
+    def slow_fill(folder):
+        os.utime(folder, (0, 0))
+        empty.write("other", fill)
+        return fill(folder)
+
+    empty.write("m", slow_fill)
+    assert visible(empty) == ["m@1", "m@2", "other@1"]
+    assert not abandoned.exists()
+    assert fresh.exists()

@@ -1,0 +1,117 @@
+"""What a worker is to serve: the latest of each model, what can be loaded, and what accepted jobs still need."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+import pytest
+
+from contracts.announcements import Announcement, ServedModel, announce
+from contracts.errors import StoreError
+from contracts.requests import Target
+from contracts.store import Store
+from workers import wanted
+from workers.wanted import WantedModels
+
+
+@pytest.fixture
+def versions(store: Store, tmp_path) -> Store:
+    """A store of its own with `lstm` in versions 1 to 3, and `faces`."""
+    made = Store(tmp_path / "versions")
+    shutil.copytree(store.root / "faces", made.root / "faces")
+    fields = store.open("lstm").manifest.model_dump(exclude={"name", "version", "files"})
+    for _ in range(3):
+        made.write("lstm", partial(copy, store.open("lstm"), fields))
+    return made
+
+
+def copy(bundle, fields, folder):
+    for file in bundle.manifest.files:
+        shutil.copy(bundle.path / file, folder)
+    return fields
+
+
+def lstm(version: int) -> Target:
+    return Target(model="lstm", version=version, variant="pytorch:fp32")
+
+
+FACES = Target(model="faces", version=1, variant="pytorch:fp32")
+
+
+@pytest.fixture
+def models(versions, connection):
+    def make(names=None, variant=None, store=versions):
+        return WantedModels(store, names, variant, connection, "me")
+
+    return make
+
+
+def test_the_latest_of_each_model_is_wanted(models, versions):
+    assert set(models().first()) == set(models().now()) == {FACES, lstm(3)}
+    versions.roll_back("lstm")
+    assert set(models().now()) == {FACES, lstm(2)}
+
+
+def test_only_what_was_asked_for_is_wanted(models):
+    assert list(models(" lstm, faces").first()) == [lstm(3), FACES]
+    assert list(models("lstm@1,lstm@2").now()) == [lstm(1), lstm(2)]
+
+
+def test_a_worker_that_would_have_nothing_to_serve_says_why(models, tmp_path):
+    with pytest.raises(StoreError, match="kamishibai demo"):
+        models(store=Store(tmp_path / "nothing")).first()
+    with pytest.raises(StoreError, match="no model has the variant 'onnx:int4'; there is pytorch:fp32"):
+        models(variant="onnx:int4").first()
+    with pytest.raises(StoreError, match="has no model lstm@7; it has versions 1, 2, 3 of it"):
+        models("lstm@7").first()
+
+
+def test_the_version_before_one_that_could_not_be_loaded_is_wanted(models):
+    found = models()
+    found.refuse(frozenset({lstm(3)}))
+    assert set(found.now()) == {FACES, lstm(2)}
+    found.refuse(frozenset({lstm(2), lstm(1)}))
+    assert set(found.now()) == {FACES}
+
+
+def test_the_version_before_a_damaged_one_is_wanted_and_its_fault_told_once(models, versions, caplog):
+    (versions.root / "lstm" / "3" / "manifest.json").write_text("{")
+    found = models()
+    assert set(found.now()) == set(found.now()) == {FACES, lstm(2)}
+    assert caplog.text.count("lstm@3 is not served") == 1
+
+
+def test_a_new_version_is_wanted_as_soon_as_it_is_in_the_store(models, versions, store):
+    found = models("lstm")
+    assert list(found.now()) == [lstm(3)]
+    fields = store.open("lstm").manifest.model_dump(exclude={"name", "version", "files"})
+    versions.write("lstm", partial(copy, store.open("lstm"), fields))
+    assert list(found.now()) == [lstm(4)]
+
+
+def test_an_old_version_is_wanted_while_it_has_jobs_that_nobody_else_runs(
+    models, versions, jobs, request_of, connection, monkeypatch
+):
+    accepted = request_of(0).model_copy(update={"target": lstm(1)})
+    job_id = jobs.enqueue(accepted, result_seconds=60, timeout_seconds=60)
+    found = models()
+    assert set(found.now()) == {FACES, lstm(3), lstm(1)}
+    assert set(models("faces").now()) == {FACES}, "it was not asked to serve lstm"
+    served = ServedModel(target=lstm(1), task="text", digest="x")
+    announce(connection, Announcement(worker="other", device="cpu", ready=True, models=(served,)))
+    assert set(models().now()) == {FACES, lstm(3)}
+    announce(connection, Announcement(worker="other", device="cpu", ready=True, models=()))
+    announce(connection, Announcement(worker="me", device="cpu", ready=True, models=(served,)))
+    assert set(models().now()) == {FACES, lstm(3), lstm(1)}
+    jobs.cancel(job_id)
+    assert set(found.now()) == {FACES, lstm(3), lstm(1)}, "for a while"
+    monkeypatch.setattr(wanted, "ORPHAN_SECONDS", 0.0)
+    assert set(found.now()) == {FACES, lstm(3)}
+
+
+def test_jobs_for_what_the_store_does_not_hold_are_left_to_others(models, jobs, request_of, versions):
+    for target in (lstm(9), lstm(1).model_copy(update={"variant": "onnx:int8"})):
+        accepted = request_of(0).model_copy(update={"target": target})
+        jobs.enqueue(accepted, result_seconds=60, timeout_seconds=60)
+    assert set(models().now()) == {FACES, lstm(3)}
