@@ -226,6 +226,61 @@ def probe(context: click.Context, model: str, device: str, variant: str | None) 
     show_probe((context.parent or context).params["store"], model, device, variant)
 
 
+THIS_STORE = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    callback=lambda context, _option, value: value or context.parent.params["store"],
+    help="Folder with the models.  [default: store]",
+)
+YES = click.option("--yes", "sure", is_flag=True, help="Do not ask.")
+
+
+@models.command()
+@click.argument("models", metavar="[MODEL[@VERSION]]...", nargs=-1)
+@THIS_STORE
+def verify(models: tuple[str, ...], store: Path) -> None:
+    """Check that no file was changed since it was written; a damaged version is exit status 1."""
+    from cli.versions import verify as verify_versions
+
+    verify_versions(store, models)
+
+
+@models.command()
+@click.argument("model")
+@click.option("--to", "version", type=click.IntRange(1), help="This version.  [default: the one before the latest]")
+@THIS_STORE
+def rollback(model: str, version: int | None, store: Path) -> None:
+    """Run new requests on an earlier version of MODEL again."""
+    from cli.versions import roll_back
+
+    roll_back(store, model, version)
+
+
+@models.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@YES
+@THIS_STORE
+@REDIS_URL
+def rm(model: str, sure: bool, store: Path, redis_url: str | None) -> None:
+    """Remove one version, or all of a model, for good. One that has jobs is kept."""
+    from cli.versions import remove
+
+    remove(store, model, sure, redis_url)
+
+
+@models.command()
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Versions of each model to keep.")
+@YES
+@THIS_STORE
+@REDIS_URL
+def prune(models: tuple[str, ...], keep: int, sure: bool, store: Path, redis_url: str | None) -> None:
+    """Remove old versions for good; the newest ones and the latest stay."""
+    from cli.versions import prune as prune_versions
+
+    prune_versions(store, models, keep, sure, redis_url)
+
+
 @cli.group()
 def keys() -> None:
     """Say who may ask a server: make, list and revoke API keys.

@@ -40,7 +40,8 @@ def list_models(root: Path) -> None:
             limits = manifest.limits.model_dump(exclude_none=True)
             shown = ", ".join(f"{key} {value}" for key, value in limits.items())
             variants = ", ".join(variant.name for variant in manifest.variants)
-            rows.append((name, str(version), manifest.task, manifest.family, f"{size:.1f} MB", variants, shown))
+            shown_version = f"{version} (latest)" if version == store.latest(name) else str(version)
+            rows.append((name, shown_version, manifest.task, manifest.family, f"{size:.1f} MB", variants, shown))
     if len(rows) == 1:
         click.echo(f"{root} holds no model. `kamishibai demo` makes three small ones.")
         return

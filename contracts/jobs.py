@@ -183,6 +183,14 @@ class JobQueue:
             depths: list[int] = pipe.execute()
         return depths
 
+    def unfinished(self, queue_names: list[str]) -> list[int]:
+        """Jobs of each queue that wait or run."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in queue_names:
+                pipe.zcard(f"rq:wip:{name}")
+            running: list[int] = pipe.execute()
+        return [sum(counts) for counts in zip(self.depth(queue_names), running, strict=True)]
+
     def _queue(self, name: str) -> Queue:
         if name not in self._queues:
             self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
