@@ -16,7 +16,7 @@ from cli.devices import devices
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import EngineFailed, InvalidRequest, StoreError
 from contracts.requests import ImageRequest, TextRequest, describe
-from contracts.store import Store
+from contracts.store import Store, split_name
 from workers.local import LocalModel
 
 # Options that are fields of the request by the same name.
@@ -37,13 +37,13 @@ SAMPLING = (
 
 def generate(model: str, store: Path, device: str, variant: str | None, seed: int | None, **options: Any) -> None:
     """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest, EngineFailed."""
-    bundle = Store(store).open(model)
+    bundle = Store(store).open(*split_name(model))
     local = load(bundle, devices(device)[0], variant)
     seed = secrets.randbits(31) if seed is None else seed
     if bundle.manifest.task == "text":
         write_text(local, seed, **options)
     else:
-        draw_pictures(local, seed, options["count"], options["out"] or Path(f"{model}-{seed}.png"))
+        draw_pictures(local, seed, options["count"], options["out"] or Path(f"{bundle.manifest.name}-{seed}.png"))
 
 
 def load(bundle: Bundle, device: str, variant: str | None = None) -> LocalModel:

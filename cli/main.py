@@ -203,6 +203,16 @@ def demo(store: Path) -> None:
     make_demo_models(store)
 
 
+@cli.command()
+@STORE
+@REDIS_URL
+def doctor(store: Path, redis_url: str | None) -> None:
+    """Look at this machine, its libraries and the store; say what is missing, and how to mend it."""
+    from cli.doctor import examine
+
+    examine(store, redis_url)
+
+
 @cli.group(invoke_without_command=True)
 @STORE
 @click.pass_context

@@ -8,14 +8,14 @@ import click
 
 from cli.devices import devices
 from contracts.errors import StoreError
-from contracts.store import Store
+from contracts.store import Store, split_name
 
 
 def show_probe(root: Path, name: str, device: str, variant: str | None) -> None:
     """The probe's matrix. Raises StoreError."""
     from cli.generate import load
 
-    local = load(Store(root).open(name), devices(device)[0], variant)
+    local = load(Store(root).open(*split_name(name)), devices(device)[0], variant)
     click.echo(f"{name}@{local.bundle.manifest.version} {local.fingerprint} on {devices(device)[0]}")
     by_size: dict[int, list[tuple[int, bool]]] = {}
     for (size, place), equal in sorted(local.probe.equal.items()):
