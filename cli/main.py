@@ -36,7 +36,10 @@ KV_MEMORY = click.option(
     callback=lambda _context, _option, value: value if value is None else parse_memory(value),
     help="KV cache of a worker, shared by its models, like 4GiB.  [default: 2GiB]",
 )
-VARIANT = click.option("--variant", help="As in onnx:fp32, for models that have it.  [default: pytorch:fp32]")
+VARIANT = click.option("--variant", help="As in onnx:fp32.  [default: pytorch:fp32]")
+SERVED_VARIANT = click.option(
+    "--variant", help="As in onnx:fp32, for models that have it.  [default: what `tune` found, else pytorch:fp32]"
+)
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
 
 
@@ -97,7 +100,7 @@ def main() -> None:
 @MODELS
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one per GPU, else one]")
 @DEVICE
-@VARIANT
+@SERVED_VARIANT
 @KV_MEMORY
 @click.option(
     "--durability",
@@ -134,7 +137,7 @@ def serve(**options: Any) -> None:
 @REDIS_URL
 @MODELS
 @DEVICE
-@VARIANT
+@SERVED_VARIANT
 @KV_MEMORY
 @click.option("--name", help="Name in `rq info`.  [default: host and a random part]")
 def worker(**options: Any) -> None:
@@ -182,6 +185,44 @@ def hf(folder: Path, name: str, fields: str | None, store: Path) -> None:
     tell(import_gpt2(folder, Store(store), name, PromptFields.from_format(fields) if fields else None))
 
 
+FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+NAME = click.option("--name", required=True, help="Name of the model in the store.")
+
+
+@import_.command()
+@FILE
+@NAME
+@STORE
+def dcgan(file: Path, name: str, store: Path) -> None:
+    """Import a DCGAN generator: FILE is the state dict of its nn.Sequential."""
+    from contracts.store import Store
+    from export.torch_dcgan import import_dcgan
+
+    tell(import_dcgan(file, Store(store), name))
+
+
+@import_.command()
+@FILE
+@click.option(
+    "--vocabulary",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="JSON file: the words in the order of their ids, or an object with the id of each.",
+)
+@click.option(
+    "--unknown-token", help="Stands for words of a prompt that it does not know.  [default: they are left out]"
+)
+@click.option("--lowercase/--keep-case", default=True, show_default=True, help="Whether prompts are lower-cased.")
+@NAME
+@STORE
+def word_lstm(file: Path, vocabulary: Path, unknown_token: str | None, lowercase: bool, name: str, store: Path) -> None:
+    """Import a word LSTM: FILE is the state dict of an embedding, an nn.LSTM and a linear layer."""
+    from contracts.store import Store
+    from export.torch_lstm import import_word_lstm
+
+    tell(import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase))
+
+
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the model in the store.")
@@ -201,6 +242,22 @@ def demo(store: Path) -> None:
     from cli.demo import make_demo_models
 
     make_demo_models(store)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each variant.")
+@DEVICE
+@STORE
+def tune(model: str, rounds: int, device: str, store: Path) -> None:
+    """Measure the variants of MODEL here, and have workers on such devices run the fastest.
+
+    Only variants that are within their bounds and batch invariant are chosen. Workers that run change over by
+    themselves.
+    """
+    from cli.tune import tune as tune_here
+
+    tune_here(store, model, device, rounds)
 
 
 @cli.command()

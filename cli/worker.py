@@ -7,7 +7,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
-from cli.devices import devices
+from cli.devices import device_class, devices
 from contracts.connection import connect
 from contracts.settings import Settings, from_environment
 from contracts.store import Store
@@ -29,8 +29,9 @@ def run_worker(
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve, ValueError for a bad URL of Redis."""
     settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    wanted = WantedModels(Store(settings.store), models, variant, connect(settings.redis_url), name)
-    make_child = partial(_make_child, settings, devices(device)[0])
+    chosen, redis = devices(device)[0], connect(settings.redis_url)
+    wanted = WantedModels(Store(settings.store), models, variant, device_class(chosen), redis, name)
+    make_child = partial(_make_child, settings, chosen)
     WorkerParent(settings.redis_url, name, wanted, make_child).run()
 
 

@@ -14,6 +14,7 @@ from contracts.bundle import DEFAULT_VARIANT, TOKENIZER, Bundle
 from contracts.errors import StoreError
 from contracts.requests import Target
 from contracts.store import Store, split_name
+from contracts.tuning import read_choice
 
 log = logging.getLogger("kamishibai.worker")
 
@@ -25,18 +26,21 @@ class WantedModels:
     """The latest version of each model, or the one that was asked for; and those that have jobs which nobody else runs:
     an accepted job runs on the version that it was accepted for, also when all workers were stopped meanwhile."""
 
-    def __init__(self, store: Store, models: str | None, variant: str | None, connection: Redis, worker: str) -> None:
+    def __init__(
+        self, store: Store, models: str | None, variant: str | None, device_class: str, connection: Redis, worker: str
+    ) -> None:
         """`models` are names or `name@version`, separated by commas; None: all of the store. `variant` is for the
-        models that have it."""
+        models that have it; the others run in the one that was measured to be the fastest on this class of device."""
         self._store = store
         self._models = [name.strip() for name in models.split(",")] if models else None
         self._variant = variant
+        self._device_class = device_class
         self._redis = connection
         self._worker = worker
         self._refused: set[Target] = set()
         self._orphans: dict[Target, float] = {}  # with the monotonic time at which they last had jobs
         self._bundles: dict[tuple[str, int], Bundle] = {}  # a version never changes
-        self._faults: dict[tuple[str, int], str] = {}  # that were told
+        self._told: dict[tuple[str, int], str] = {}  # faults and reasons
 
     def refuse(self, targets: frozenset[Target]) -> None:
         """These could not be loaded. Versions before them are wanted instead."""
@@ -52,7 +56,8 @@ class WantedModels:
         if self._variant and not any(self._variant in bundle.variants() for bundle in bundles):
             found = ", ".join(sorted({name for bundle in bundles for name in bundle.variants()}))
             raise StoreError(f"no model has the variant {self._variant!r}; there is {found}")
-        return dict(map(self._with_target, bundles))
+        pairs = ((self._target(bundle), bundle) for bundle in bundles)
+        return {target: bundle for target, bundle in pairs if target}
 
     def now(self) -> dict[Target, Bundle]:
         """What is wanted now; broken bundles are left out. May raise RedisError."""
@@ -62,17 +67,42 @@ class WantedModels:
     def _names(self) -> list[str]:
         return self._models if self._models is not None else self._store.names()
 
-    def _with_target(self, bundle: Bundle) -> tuple[Target, Bundle]:
-        variant = self._variant if self._variant in bundle.variants() else DEFAULT_VARIANT
-        return bundle.target(variant or DEFAULT_VARIANT), bundle
+    def _target(self, bundle: Bundle) -> Target | None:
+        """None if it was refused."""
+        for variant, reason in self._choices(bundle):
+            target = bundle.target(variant)
+            if target not in self._refused:
+                self._tell((target.model, target.version), f"runs as {variant}: {reason}")
+                return target
+        return None
+
+    def _choices(self, bundle: Bundle) -> list[tuple[str, str]]:
+        """Variants, best first, each with the reason for it."""
+        name, version = bundle.manifest.name, bundle.manifest.version
+        if self._variant in bundle.variants():
+            return [(str(self._variant), "it was asked for")]
+        try:
+            choice = read_choice(self._store, name, version, self._device_class)
+        except StoreError as error:
+            return [(DEFAULT_VARIANT, f"the default, since {error}")]
+        if choice is None or choice.variant not in bundle.variants():
+            return [(DEFAULT_VARIANT, f"the default; `kamishibai tune {name}` finds out what is fastest here")]
+        gain = f", {choice.gain:.1f} times as fast as {DEFAULT_VARIANT}" if choice.gain else ""
+        measured = f"the fastest that was measured on {self._device_class}{gain}"
+        return [(choice.variant, measured), (DEFAULT_VARIANT, f"{choice.variant} cannot be loaded")]
+
+    def _tell(self, place: tuple[str, int], what: str) -> None:
+        """Once."""
+        if self._told.get(place) != what:
+            log.info("%s@%d %s", *place, what)
+        self._told[place] = what
 
     def _newest_sound(self, name: str, version: int | None) -> tuple[Target, Bundle] | None:
         versions = [version] if version else self._store.versions(name)
         latest = version or self._store.latest(name)
         for candidate in sorted((each for each in versions if latest and each <= latest), reverse=True):
-            bundle = self._open(name, candidate)
-            if bundle and (pair := self._with_target(bundle))[0] not in self._refused:
-                return pair
+            if (bundle := self._open(name, candidate)) and (target := self._target(bundle)):
+                return target, bundle
         return None
 
     def _open(self, name: str, version: int) -> Bundle | None:
@@ -80,9 +110,7 @@ class WantedModels:
         try:
             bundle = self._bundles.get(place) or self._store.open(name, version, only=(TOKENIZER,))
         except StoreError as error:
-            if self._faults.get(place) != str(error):
-                log.error("%s@%d is not served: %s", name, version, error)
-            self._faults[place] = str(error)
+            self._tell(place, f"is not served: {error}")
             return None
         self._bundles[place] = bundle
         return bundle

@@ -28,6 +28,7 @@ _WORD = rf"{_RUN}(?:(?:['’-]|(?<=\d)[.,:](?=\d)){_RUN})*"
 # Never "<" or ">": they keep their spaces, so that no words and marks side by side can look like a special token.
 _CLOSE_TO_LEFT = frozenset(".,!?;:)]}%'’…»”\n")
 _CLOSE_TO_RIGHT = frozenset("([{¿¡«“‘$#\n")
+_CONTRACTION = re.compile(r"['’]\w+|n['’]t", re.IGNORECASE)  # pieces that other tokenizers make of "it's", "don't"
 _SPECIAL = re.compile(r"<[^\s<>]+>")
 
 
@@ -39,6 +40,7 @@ class _File(BaseModel):
     unknown: UnknownPolicy
     unknown_token: str | None = None
     end_token: str | None = None
+    written_only: list[str] = []
 
 
 class WordTokenizer:
@@ -46,7 +48,8 @@ class WordTokenizer:
 
     `unknown` says what becomes of words outside of them: "skip" leaves them out, "replace" reads each as
     `unknown_token`, "error" refuses the text. Special tokens are written `<name>` and are read where a text holds them.
-    The unknown token stands for its name in texts, the end token for nothing.
+    The unknown token stands for its name in texts, the end token for nothing. Words in `written_only` are pieces of
+    somebody else's tokenizer, which texts are not cut into here.
     """
 
     kind: ClassVar[TokenizerKind] = "words"
@@ -59,16 +62,41 @@ class WordTokenizer:
         lowercase: bool = True,
         unknown_token: str | None = None,
         end_token: str | None = None,
+        written_only: Sequence[str] = (),
     ) -> None:
         """Raises StoreError where these are no words to read with."""
         self._vocabulary = Vocabulary("words", words, unknown, unknown_token)
         self._lowercase = lowercase
         self._end = end_token
+        self._written_only = frozenset(written_only)
         self._special = [token for token in (unknown_token, end_token) if token is not None]
         newline = [r"\n"] if "\n" in self._vocabulary.index else []
         self._piece = re.compile("|".join([*map(re.escape, self._special), _WORD, f"[{_MARKS}]", *newline]))
         self._check()
         self._bytes = [self._shown(word) for word in words]
+
+    @classmethod
+    def of_foreign(
+        cls, words: Sequence[str], *, unknown_token: str | None = None, lowercase: bool = True
+    ) -> WordTokenizer:
+        """For the vocabulary of another tokenizer: words that are read otherwise here are only written. Raises
+        StoreError where there are no words to read with."""
+        plain = cls(words, lowercase=lowercase, written_only=words)
+        special = [] if unknown_token is None else [unknown_token]
+        written_only = [
+            word
+            for word in words
+            if word not in special and (plain._split(word) != [word] or _CONTRACTION.fullmatch(word))
+        ]
+        unknown: UnknownPolicy = "skip" if unknown_token is None else "replace"
+        return cls(words, unknown, lowercase=lowercase, unknown_token=unknown_token, written_only=written_only)
+
+    def some_word(self) -> str:
+        """The first word that can be read. Raises StoreError if there is none."""
+        readable = (word for word in self._vocabulary.tokens if word not in self._written_only and word.isalpha())
+        if (found := next(readable, None)) is None:
+            raise StoreError("there is no word among the words that a text could hold")
+        return found
 
     @classmethod
     def parse(cls, content: bytes) -> WordTokenizer:
@@ -80,6 +108,7 @@ class WordTokenizer:
             lowercase=file.lowercase,
             unknown_token=file.unknown_token,
             end_token=file.end_token,
+            written_only=file.written_only,
         )
 
     @property
@@ -113,6 +142,7 @@ class WordTokenizer:
             unknown=known.unknown,
             unknown_token=known.unknown_token,
             end_token=self._end,
+            written_only=sorted(self._written_only),
         )
         path.write_text(file.model_dump_json(exclude_none=True), encoding="utf-8")
 
@@ -123,7 +153,8 @@ class WordTokenizer:
     def _shown(self, word: str) -> bytes:
         if word == self._end:
             return b""
-        return (word if word in _CLOSE_TO_LEFT else f" {word}").encode()
+        close = word in _CLOSE_TO_LEFT or (word in self._written_only and _CONTRACTION.fullmatch(word))
+        return (word if close else f" {word}").encode()
 
     def _check(self) -> None:
         if self._end is not None and self._end not in self._vocabulary.index:
@@ -133,6 +164,8 @@ class WordTokenizer:
         for token in self._special:
             if not _SPECIAL.fullmatch(token):
                 raise StoreError(f"the special token {token!r} is not written as '<name>', without spaces")
+        if strange := self._written_only.difference(self._vocabulary.tokens):
+            raise StoreError(f"'written_only' names {min(strange)!r}, which is not among the words")
         for word in self._vocabulary.tokens:
-            if (read := self._split(word)) != [word]:
+            if word not in self._written_only and (read := self._split(word)) != [word]:
                 raise StoreError(f"{word!r} is no word: in a text it would be read as {read or 'nothing'}")

@@ -11,6 +11,7 @@ from contracts.announcements import Announcement, ServedModel, announce
 from contracts.errors import StoreError
 from contracts.requests import Target
 from contracts.store import Store
+from contracts.tuning import TUNED, Choice, write_choice
 from workers import wanted
 from workers.wanted import WantedModels
 
@@ -42,7 +43,7 @@ FACES = Target(model="faces", version=1, variant="pytorch:fp32")
 @pytest.fixture
 def models(versions, connection):
     def make(names=None, variant=None, store=versions):
-        return WantedModels(store, names, variant, connection, "me")
+        return WantedModels(store, names, variant, "Some CPU, 2 threads", connection, "me")
 
     return make
 
@@ -76,6 +77,7 @@ def test_the_version_before_one_that_could_not_be_loaded_is_wanted(models):
 
 
 def test_the_version_before_a_damaged_one_is_wanted_and_its_fault_told_once(models, versions, caplog):
+    caplog.set_level("INFO")
     (versions.root / "lstm" / "3" / "manifest.json").write_text("{")
     found = models()
     assert set(found.now()) == set(found.now()) == {FACES, lstm(2)}
@@ -115,3 +117,31 @@ def test_jobs_for_what_the_store_does_not_hold_are_left_to_others(models, jobs, 
         accepted = request_of(0).model_copy(update={"target": target})
         jobs.enqueue(accepted, result_seconds=60, timeout_seconds=60)
     assert set(models().now()) == {FACES, lstm(3)}
+
+
+def test_a_model_runs_as_what_was_measured_to_be_fastest_on_such_a_device(models, versions, store, caplog):
+    caplog.set_level("INFO")
+    onnx = {"format": "onnx", "precision": "fp32", "files": ["weights.safetensors"]}
+    fields = store.open("lstm").manifest.model_dump(exclude={"name", "version", "files"})
+    fields["variants"] = [*fields["variants"], onnx]
+    versions.write("lstm", partial(copy, store.open("lstm"), fields))
+    plain, fast = lstm(4), Target(model="lstm", version=4, variant="onnx:fp32")
+    found = models("lstm")
+    assert list(found.now()) == [plain]
+    assert "lstm@4 runs as pytorch:fp32: the default; `kamishibai tune lstm` finds out" in caplog.text
+    choice = Choice(variant="onnx:fp32", rates={"onnx:fp32": 3.0, "pytorch:fp32": 2.0}, measured_at=0)
+    write_choice(versions, "lstm", 4, "Another CPU", choice)
+    assert list(found.now()) == [plain]
+    write_choice(versions, "lstm", 4, "Some CPU, 2 threads", choice)
+    assert list(found.now()) == [fast]
+    said = "lstm@4 runs as onnx:fp32: the fastest that was measured on Some CPU, 2 threads, 1.5 times as fast as"
+    assert caplog.text.count(said) == 1
+    assert list(models("lstm", variant="pytorch:fp32").now()) == [plain]
+    without = models("lstm")
+    without.refuse(frozenset({fast}))
+    assert list(without.now()) == [plain], "this version in another variant, not another version"
+    write_choice(versions, "lstm", 4, "Some CPU, 2 threads", choice.model_copy(update={"variant": "gone:fp32"}))
+    assert list(found.now()) == [plain]
+    (versions.root / "lstm" / TUNED).write_text("{")
+    assert list(found.now()) == [plain]
+    assert "the default, since" in caplog.text
