@@ -5,7 +5,7 @@ Only click is imported before a command runs, so `--help` answers at once.
 
 from __future__ import annotations
 
-import logging
+import logging.config
 import os
 import re
 import sys
@@ -128,7 +128,6 @@ def serve(**options: Any) -> None:
     from contracts.settings import from_environment
     from server.serving import serve as serve_forever
 
-    log_to_stderr()
     serve_forever(from_environment(**options))
 
 
@@ -144,7 +143,6 @@ def worker(**options: Any) -> None:
     """Run one worker: it serves models of the store from the queue."""
     from cli.worker import run_worker
 
-    log_to_stderr()
     run_worker(**options)
 
 
@@ -459,7 +457,10 @@ def tell(bundle: Any) -> None:
 
 
 def log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    from contracts.logs import configuration
+    from contracts.settings import from_environment
+
+    logging.config.dictConfig(configuration(from_environment()))
 
 
 if __name__ == "__main__":

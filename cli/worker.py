@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import uuid
 from functools import partial
+from logging.config import dictConfig
 from pathlib import Path
 
 from cli.devices import device_class, devices
 from contracts.connection import connect
+from contracts.logs import configuration
 from contracts.settings import Settings, from_environment
 from contracts.store import Store
 from workers.child import Child
@@ -29,14 +31,16 @@ def run_worker(
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve, ValueError for a bad URL of Redis."""
     settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    dictConfig(configuration(settings, worker=name))
     chosen, redis = devices(device)[0], connect(settings.redis_url)
     wanted = WantedModels(Store(settings.store), models, variant, device_class(chosen), redis, name)
-    make_child = partial(_make_child, settings, chosen)
+    make_child = partial(_make_child, settings, chosen, name)
     WorkerParent(settings.redis_url, name, wanted, make_child).run()
 
 
-def _make_child(settings: Settings, device: str, wanted: Wanted) -> Child:
+def _make_child(settings: Settings, device: str, worker: str, wanted: Wanted) -> Child:
     """A child whose models share the KV cache."""
     cached = sum(bundle.manifest.family == "gpt2" for bundle in wanted.values())
     kv_bytes = settings.kv_bytes // max(1, cached)
-    return Child(settings.store, list(wanted), device, kv_bytes, settings.step_seconds, settings.load_seconds)
+    targets = list(wanted)
+    return Child(settings.store, targets, device, kv_bytes, settings.step_seconds, settings.load_seconds, worker)

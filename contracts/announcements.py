@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
@@ -11,37 +11,44 @@ from contracts import keys
 from contracts.bundle import Task
 from contracts.requests import MAX_SEED, Target
 
-BATCH_SIZE_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
 Counter = Annotated[int, Field(ge=0, le=MAX_SEED)]  # what a metric can show
+HistogramName = Literal["batch_size", "call_seconds", "queue_seconds", "first_token_seconds", "between_tokens_seconds"]
+
+_WAIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+BOUNDS: dict[HistogramName, tuple[float, ...]] = {
+    "batch_size": (1, 2, 4, 8, 16, 32, 64, 128, 256),
+    "call_seconds": (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+    "queue_seconds": _WAIT_SECONDS,
+    "first_token_seconds": _WAIT_SECONDS,
+    "between_tokens_seconds": (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0),
+}
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
+class Histogram(_Frozen):
+    """How often something was observed, by its size: one count per bound of BOUNDS, the last for all larger ones."""
+
+    counts: Annotated[tuple[Counter, ...], Field(max_length=32)]
+    sum: Annotated[float, Field(ge=0)]
+
+
 class EngineCounters(_Frozen):
-    """Counted since the worker's start. A call's batch size is the rows or pictures it ran for requests."""
+    """Of one model on one worker, counted since the worker's start.
 
-    calls: Counter = 0
-    call_seconds: float = 0.0
+    A call's batch size is the rows or pictures that it ran for requests. The other histograms are of jobs: from being
+    put on the queue to being claimed, from there too to the first token, and between two tokens of one text.
+    """
+
     units: Counter = 0  # tokens or pictures made
-    batch_sizes: tuple[Counter, ...] = (0,) * (len(BATCH_SIZE_BOUNDS) + 1)  # calls per bound, the last for larger ones
-    running: Counter = 0
-    waiting: Counter = 0
-
-    def after_call(self, batch_size: int, units: int, seconds: float) -> EngineCounters:
-        index = next((i for i, bound in enumerate(BATCH_SIZE_BOUNDS) if batch_size <= bound), len(BATCH_SIZE_BOUNDS))
-        sizes = tuple(count + (i == index) for i, count in enumerate(self.batch_sizes))
-        return self.model_copy(
-            update={
-                "calls": self.calls + 1,
-                "call_seconds": self.call_seconds + seconds,
-                "units": self.units + units,
-                "batch_sizes": sizes,
-            }
-        )
+    prompt_tokens: Counter = 0
+    jobs: dict[Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Counter] = {}  # ended, by outcome or error code
+    histograms: dict[HistogramName, Histogram] = {}
+    slots: Counter = 0  # rows, or requests for pictures, that it may run at once
+    slots_used: Counter = 0
+    waiting: Counter = 0  # requests that the worker holds for it
 
 
 class ServedModel(_Frozen):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ JOB_FUNCTION = "workers.tasks.perform"
 LOST_LEASES_ALLOWED = 3
 MAX_DATA_BYTES = 16 << 20  # of a job's data; a thousandth of that in zlib can stand for it
 MAX_REASON_BYTES = 1 << 20  # of why a job failed
+MAX_META_BYTES = 1 << 12
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 _STATUS_OF_RQ: dict[str, Status] = {
@@ -81,11 +84,13 @@ class JobQueue:
         timeout_seconds: int,
         job_id: str | None = None,
         owner: str | None = None,
+        request_id: str | None = None,
     ) -> str:
         """Put a request on its queue in one transaction and ring the bell. Returns the job's id.
 
         Once this returns, the job is the queue's: it ends in exactly one terminal state. `owner` is whose job it is:
-        the id of an API key. Raises BodyTooLarge for a request that no worker would read.
+        the id of an API key; `request_id` names the HTTP request in the logs of all who handle the job. Raises
+        BodyTooLarge for a request that no worker would read.
         """
         queue = self._queue(request.target.queue_name)
         job = Job.create(
@@ -99,7 +104,7 @@ class JobQueue:
             timeout=timeout_seconds,
             result_ttl=result_seconds,
             failure_ttl=result_seconds,
-            meta={"owner": owner} if owner else None,
+            meta={name: value for name, value in (("owner", owner), ("request_id", request_id)) if value},
         )
         if len(job.data) > MAX_DATA_BYTES:
             raise BodyTooLarge(f"As a job the request has {len(job.data)} bytes, over {MAX_DATA_BYTES}; send less.")
@@ -251,9 +256,9 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
         id=job_id,
         status=status,
         request=request,
-        created_at=_unix_seconds(created_at) or 0.0,
-        started_at=_unix_seconds(started_at),
-        ended_at=_unix_seconds(ended_at),
+        created_at=unix_seconds(created_at) or 0.0,
+        started_at=unix_seconds(started_at),
+        ended_at=unix_seconds(ended_at),
         result=_result_of(result, job_id, request) if status == "succeeded" else None,
         error=_error_of(result) if status == "failed" else None,
         owner=_owner_of(meta),
@@ -284,11 +289,22 @@ def _inflate(data: bytes, most: int) -> bytes:
 
 
 def _owner_of(meta: bytes | None) -> str | None:
+    return _told(meta, "owner")
+
+
+def request_id_in(meta: bytes) -> str | None:
+    """The id of the HTTP request that made a job, in RQ's `meta` of it; None where there is none that is sane."""
+    given = _told(meta[:MAX_META_BYTES], "request_id")
+    return given if given is not None and REQUEST_ID.fullmatch(given) else None
+
+
+def _told(meta: bytes | None, name: str) -> str | None:
+    """What RQ's `meta` of a job says."""
     try:
-        owner = json.loads(meta or b"{}")["owner"]
+        value = json.loads(meta or b"{}")[name]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return owner if isinstance(owner, str) else None
+    return value if isinstance(value, str) else None
 
 
 def _result_of(
@@ -317,7 +333,8 @@ def _error_of(result: dict[bytes, bytes]) -> KamishibaiError:
         return from_record("")  # RQ has left no reason, or its results have expired before the job
 
 
-def _unix_seconds(iso: bytes | None) -> float | None:
+def unix_seconds(iso: bytes | None) -> float | None:
+    """A time as RQ writes it; None for what is none."""
     try:
         return datetime.fromisoformat(iso.decode()).timestamp() if iso else None
     except (ValueError, OverflowError):

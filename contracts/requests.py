@@ -53,7 +53,14 @@ def _refuse_many(value: Any, most: int = MAX_FIELDS) -> Any:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # an exception that nobody foresaw goes to the log
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
 class Logprobs(_Frozen):

@@ -14,6 +14,7 @@ from contracts.requests import MAX_PICTURES
 
 ENVIRONMENT_PREFIX = "KAMISHIBAI_"
 DEFAULT_KV_BYTES = 2 << 30
+_CHOICES = {"log_format": ("text", "json"), "log_requests": ("auto", "on", "off"), "keys": ("auto", "required")}
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class Settings:
     kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models
     step_seconds: float = 30.0  # an engine that has work and is silent for longer hangs, and is replaced
     load_seconds: float = 600.0  # the same while it loads and warms up
+    log_format: str = "text"  # or "json"
+    log_requests: str = "auto"  # a line per request and job: "on", "off"; "auto" is on for JSON
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise ValueError(f"port ({variable('port')}) is {self.port}; it must lie between 1 and 65535")
-        if self.keys not in ("auto", "required"):
-            raise ValueError(f"keys ({variable('keys')}) is {self.keys!r}; it must be auto or required")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                given = f"{name} ({variable(name)}) is {getattr(self, name)!r}"
+                raise ValueError(f"{given}; it must be {', '.join(choices[:-1])} or {choices[-1]}")
         if self.max_pictures > MAX_PICTURES:
             raise ValueError(
                 f"max_pictures ({variable('max_pictures')}) is {self.max_pictures}; a job draws at most {MAX_PICTURES}"
@@ -50,6 +55,11 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise ValueError(f"{field.name} ({variable(field.name)}) is {value}; it must be greater than 0")
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether every request and job has its line in the log."""
+        return self.log_requests == "on" or (self.log_requests == "auto" and self.log_format == "json")
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that make `from_environment` give these settings again."""

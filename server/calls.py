@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flask import g
+
 from contracts.errors import JobCancelled, JobTimedOut
 from contracts.jobs import JobRecord
 from contracts.requests import ImageRequest, TextRequest
@@ -15,12 +17,19 @@ MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that 
 
 def enqueue_call(here: Services, request: TextRequest | ImageRequest) -> str:
     """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id."""
-    return here.jobs.enqueue(
+    return enqueue(here, request, here.settings.sync_result_seconds)
+
+
+def enqueue(here: Services, request: TextRequest | ImageRequest, result_seconds: int) -> str:
+    """Put the current client's request on the queue; its id goes with it. Returns the job's id."""
+    g.job_id = here.jobs.enqueue(
         request,
-        result_seconds=here.settings.sync_result_seconds,
+        result_seconds=result_seconds,
         timeout_seconds=here.settings.job_timeout_seconds,
         owner=caller().owner,
+        request_id=g.request_id,
     )
+    return str(g.job_id)
 
 
 def longest_wait_seconds(here: Services) -> float:

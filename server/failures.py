@@ -36,6 +36,12 @@ _OF_HTTP_STATUS: dict[int | None, type[KamishibaiError]] = {
 
 def to_error(exception: Exception) -> KamishibaiError:
     """The error that a client is told. What it should not have to know of goes to the log."""
+    error = _known(exception)
+    g.error_code = error.code
+    return error
+
+
+def _known(exception: Exception) -> KamishibaiError:
     if isinstance(exception, KamishibaiError):
         return exception
     if isinstance(exception, RequestEntityTooLarge):

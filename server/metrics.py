@@ -8,15 +8,28 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from contracts.announcements import BATCH_SIZE_BOUNDS, Announcement, EngineCounters, read_announcements
-from contracts.bundle import DEFAULT_VARIANT
+from contracts.announcements import BOUNDS, Announcement, Histogram, HistogramName, ServedModel, read_announcements
+from contracts.bundle import DEFAULT_VARIANT, Task
 from contracts.jobs import JobQueue
 from contracts.requests import Target
 from contracts.store import Store
 
 _TARGET = ("model", "version", "variant")
 _ENGINE = ("worker", *_TARGET)
-_BOUNDS = (*(str(float(bound)) for bound in BATCH_SIZE_BOUNDS), "+Inf")
+_UNITS: dict[Task, tuple[str, str]] = {
+    "text": ("kamishibai_generated_tokens", "Tokens written."),
+    "image": ("kamishibai_generated_pictures", "Pictures drawn."),
+}
+_HISTOGRAMS: dict[HistogramName, tuple[str, str]] = {
+    "batch_size": ("kamishibai_batch_size", "Rows or pictures that a call of an engine ran together."),
+    "call_seconds": ("kamishibai_engine_call_seconds", "Time of a call of an engine."),
+    "queue_seconds": ("kamishibai_queue_wait_seconds", "From a job's being put on its queue to its being claimed."),
+    "first_token_seconds": (
+        "kamishibai_time_to_first_token_seconds",
+        "From a job's being put on its queue to its first token.",
+    ),
+    "between_tokens_seconds": ("kamishibai_time_between_tokens_seconds", "Between two tokens of a text."),
+}
 
 
 class QueueCollector(Collector):
@@ -63,29 +76,43 @@ def _workers(announcements: list[Announcement]) -> Iterator[Metric]:
 
 
 def _engines(announcements: list[Announcement]) -> Iterator[Metric]:
-    calls = CounterMetricFamily("kamishibai_engine_calls", "Calls of an engine.", labels=_ENGINE)
-    seconds = CounterMetricFamily("kamishibai_engine_call_seconds", "Time in calls of an engine.", labels=_ENGINE)
-    units = CounterMetricFamily("kamishibai_units", "Tokens or pictures made.", labels=_ENGINE)
-    running = GaugeMetricFamily("kamishibai_running", "Requests in an engine.", labels=_ENGINE)
-    waiting = GaugeMetricFamily("kamishibai_waiting", "Requests a worker holds for an engine.", labels=_ENGINE)
-    batch_size = HistogramMetricFamily(
-        "kamishibai_batch_size", "Rows or pictures per call; the sum is the tokens or pictures made.", labels=_ENGINE
-    )
-    for each in announcements:
-        for served in each.models:
-            labels, counters = (each.worker, *_labels(served.target)), served.counters
-            calls.add_metric(labels, counters.calls)
-            seconds.add_metric(labels, counters.call_seconds)
-            units.add_metric(labels, counters.units)
-            running.add_metric(labels, counters.running)
-            waiting.add_metric(labels, counters.waiting)
-            batch_size.add_metric(labels, _cumulative(counters), counters.units)
-    yield from (calls, seconds, units, running, waiting, batch_size)
+    engines = [(each.worker, served) for each in announcements for served in each.models]
+    yield _gauge("kamishibai_slots", "Requests or rows that an engine may run at once.", engines, "slots")
+    yield _gauge("kamishibai_slots_used", "Those that it runs; for a GPT-2 they hold KV cache.", engines, "slots_used")
+    yield _gauge("kamishibai_engine_waiting", "Requests that a worker holds for an engine.", engines, "waiting")
+    prompt_tokens = CounterMetricFamily("kamishibai_prompt_tokens", "Tokens of prompts.", labels=_ENGINE)
+    jobs = CounterMetricFamily("kamishibai_jobs", "Jobs ended, by outcome or error code.", labels=(*_ENGINE, "outcome"))
+    units = {task: CounterMetricFamily(*described, labels=_ENGINE) for task, described in _UNITS.items()}
+    for worker, served in engines:
+        labels, counters = (worker, *_labels(served.target)), served.counters
+        units[served.task].add_metric(labels, counters.units)
+        if served.task == "text":
+            prompt_tokens.add_metric(labels, counters.prompt_tokens)
+        for outcome, count in sorted(counters.jobs.items()):
+            jobs.add_metric((*labels, outcome), count)
+    yield from (prompt_tokens, jobs, *units.values())
+    yield from (_histogram(name, engines) for name in _HISTOGRAMS)
 
 
-def _cumulative(counters: EngineCounters) -> list[tuple[str, float]]:
-    """Prometheus counts calls up to a bound, we count them between bounds."""
-    return [(bound, float(sum(counters.batch_sizes[: i + 1]))) for i, bound in enumerate(_BOUNDS)]
+def _gauge(name: str, about: str, engines: list[tuple[str, ServedModel]], field: str) -> Metric:
+    family = GaugeMetricFamily(name, about, labels=_ENGINE)
+    for worker, served in engines:
+        family.add_metric((worker, *_labels(served.target)), getattr(served.counters, field))
+    return family
+
+
+def _histogram(name: HistogramName, engines: list[tuple[str, ServedModel]]) -> Metric:
+    family = HistogramMetricFamily(*_HISTOGRAMS[name], labels=_ENGINE)
+    for worker, served in engines:
+        if found := served.counters.histograms.get(name):
+            family.add_metric((worker, *_labels(served.target)), _cumulative(found, BOUNDS[name]), found.sum)
+    return family
+
+
+def _cumulative(histogram: Histogram, bounds: tuple[float, ...]) -> list[tuple[str, float]]:
+    """Prometheus counts up to a bound, we count between bounds."""
+    names = (*(str(float(bound)) for bound in bounds), "+Inf")
+    return [(name, float(sum(histogram.counts[: i + 1]))) for i, name in enumerate(names)]
 
 
 def _labels(target: Target) -> tuple[str, str, str]:

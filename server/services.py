@@ -15,7 +15,9 @@ from contracts.store import Store
 from server.access import Access
 from server.admission import Admission
 from server.catalogue import Catalogue
+from server.counters import RequestCounters
 from server.metrics import QueueCollector
+from server.shared_folder import Place
 from server.waiting import Waiting
 
 EXTENSION = "kamishibai"
@@ -31,14 +33,16 @@ class Services:
     admission: Admission
     waiting: Waiting
     metrics: CollectorRegistry
+    counters: RequestCounters
 
 
-def assemble(settings: Settings, connection: Redis) -> Services:
+def assemble(settings: Settings, connection: Redis, place: Place | None = None) -> Services:
     """Opens nothing and asks Redis nothing: a server starts while Redis is still away."""
     jobs = JobQueue(connection)
     store = Store(settings.store)
     catalogue = Catalogue(connection, store)
     metrics = CollectorRegistry()
+    counters = RequestCounters(metrics, place)
     metrics.register(QueueCollector(connection, jobs, store))
     return Services(
         settings=settings,
@@ -47,8 +51,9 @@ def assemble(settings: Settings, connection: Redis) -> Services:
         jobs=jobs,
         catalogue=catalogue,
         admission=Admission(settings, catalogue),
-        waiting=Waiting(connection, jobs),
+        waiting=Waiting(connection, jobs, counters),
         metrics=metrics,
+        counters=counters,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
 import resource
 import signal
 import socket
@@ -12,18 +15,12 @@ import gevent
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.ggevent import GeventWorker
 
+from contracts import logs
 from contracts.settings import Settings
+from server.shared_folder import Place, SharedFolder
 
 CONNECTIONS = 8192  # per process; a waiting client costs a greenlet and a descriptor
 GRACEFUL_SECONDS = 25
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
-    "root": {"level": "WARNING", "handlers": ["console"]},
-    "loggers": {"gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True}},
-}
 
 
 def serve(settings: Settings) -> None:
@@ -33,7 +30,13 @@ def serve(settings: Settings) -> None:
     client, and what the parent has imported already they can only patch in part.
     """
     _allow_descriptors(CONNECTIONS + 256)
-    _Gunicorn(settings).run()
+    folder = SharedFolder()
+    server = os.getpid()
+    try:
+        _Gunicorn(settings, folder).run()
+    finally:
+        if os.getpid() == server:  # its children come through here, too
+            folder.remove()
 
 
 class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
@@ -52,20 +55,34 @@ class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
 # Not gunicorn's `Application`: that puts the working directory on sys.path, before our own packages.
 class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: SharedFolder) -> None:
         self.settings = settings
+        self._folder = folder
+        self._place: Place | None = None  # of the process that is about to be started, then of that process
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in _options(self.settings).items():
+        hooks = {"pre_fork": self._give_place, "child_exit": self._clear_place}
+        for name, value in (_options(self.settings) | hooks).items():
             self.cfg.set(name, value)
+
+    def _give_place(self, arbiter: Any, worker: Any) -> None:
+        taken = {each.place.number for each in arbiter.WORKERS.values()}
+        number = next(number for number in itertools.count() if number not in taken)
+        self._place = worker.place = Place(self._folder.path, number)
+
+    def _clear_place(self, _arbiter: Any, worker: Any) -> None:
+        self._folder.forget_open(worker.place.number)
 
     def load(self) -> Any:
         # In the worker process, after gevent has patched the standard library.
         from server.app import create_app
         from server.services import EXTENSION
+        from server.traffic import RequestIds
 
-        app = create_app(self.settings)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(RequestIds())
+        app = create_app(self.settings, place=self._place)
         gevent.spawn(app.extensions[EXTENSION].access.warn_if_open)
         return app
 
@@ -83,9 +100,15 @@ def _options(settings: Settings) -> dict[str, Any]:
         "worker_class": _Worker,
         "worker_connections": CONNECTIONS,
         "graceful_timeout": GRACEFUL_SECONDS,
-        "logconfig_dict": LOGGING,
+        "logconfig_dict": _logging(settings),
         "control_socket_disable": True,  # nobody uses it, and it would lie at one fixed path for all installations
     }
+
+
+def _logging(settings: Settings) -> dict[str, Any]:
+    described = logs.configuration(settings, level="WARNING")
+    described["loggers"] |= {"gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True}}
+    return described
 
 
 def _allow_descriptors(wanted: int) -> None:

@@ -56,7 +56,7 @@ class JobStream:
         ended = False
         try:
             yield ": connected\n\n"  # headers travel with the first piece of a body, so this one is sent at once
-            with self._waiting.listen(self._job_id) as mailbox:
+            with self._waiting.stream(self._job_id) as mailbox:
                 record = yield from self._until_ended(mailbox)
             ended = record.ended
             if ended:

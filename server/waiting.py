@@ -22,6 +22,7 @@ from contracts import keys
 from contracts.errors import one_line
 from contracts.jobs import JobQueue, JobRecord
 from contracts.requests import Count, describe
+from server.counters import RequestCounters
 
 RECHECK_SECONDS = 5.0
 GLANCE_SECONDS = 1.0  # how often a waiting request looks whether its client is still there
@@ -73,8 +74,9 @@ class Mailbox:
 class Waiting:
     """Knows who waits for which job. The subscription begins with the first who waits."""
 
-    def __init__(self, connection: Redis, jobs: JobQueue) -> None:
+    def __init__(self, connection: Redis, jobs: JobQueue, counters: RequestCounters) -> None:
         self._redis = connection
+        self._counters = counters
         self._jobs = jobs
         self._lock = threading.Lock()
         self._mailboxes: dict[str, list[Mailbox]] = {}  # job id -> those who wait for it, never an empty list
@@ -87,7 +89,7 @@ class Waiting:
         Raises NotFound for a job that does not exist (any more).
         """
         deadline = time.monotonic() + timeout_seconds
-        with self.listen(job_id) as mailbox:
+        with self._counters.waiting_answers.track_inprogress(), self.listen(job_id) as mailbox:
             record = self._jobs.read(job_id)
             while not record.ended and still_there() and (left := deadline - time.monotonic()) > 0:
                 if mailbox.get(min(left, GLANCE_SECONDS)) is Look.AGAIN:
@@ -101,6 +103,12 @@ class Waiting:
         except RedisError as error:
             log.warning("job %s cannot be read, trying again: %s", record.id, error)
             return record
+
+    @contextmanager
+    def stream(self, job_id: str) -> Iterator[Mailbox]:
+        """As `listen`, for a client that is sent what comes."""
+        with self._counters.open_streams.track_inprogress(), self.listen(job_id) as mailbox:
+            yield mailbox
 
     @contextmanager
     def listen(self, job_id: str) -> Iterator[Mailbox]:

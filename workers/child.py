@@ -34,14 +34,16 @@ class Child:
         kv_bytes: int,
         step_seconds: float = Settings.step_seconds,
         load_seconds: float = Settings.load_seconds,
+        worker: str | None = None,
     ) -> None:
         """`kv_bytes` for each of its models. It hangs if it is silent for longer than `step_seconds` while it has work,
-        or than `load_seconds` while it loads."""
+        or than `load_seconds` while it loads. `worker` is its parent's name, for the log."""
         self._order = {
             "store": str(store),
             "targets": [target.model_dump() for target in targets],
             "device": device,
             "kv_bytes": kv_bytes,
+            "worker": worker,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None

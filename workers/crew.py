@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-from contracts.announcements import EngineCounters
+from contracts.announcements import ServedModel
 from contracts.bundle import Bundle
 from contracts.errors import EngineFailed, InvalidRequest, from_record
+from contracts.logs import REQUESTS
 from contracts.requests import Target
 from workers.channel import Channel, ChannelClosed
 from workers.child import Child
@@ -16,8 +17,10 @@ from workers.flights import Flights
 from workers.leases import Ending, Lease
 from workers.served import ServedModels
 from workers.suspects import MOST_DEATHS_ALONE
+from workers.tally import EngineTally
 
 log = logging.getLogger("kamishibai.worker")
+jobs_log = logging.getLogger(REQUESTS)
 
 
 class Office(Protocol):
@@ -37,12 +40,12 @@ class Crew:
     """Never waits for its child."""
 
     def __init__(
-        self, bundles: dict[Target, Bundle], child: Child, counters: dict[str, EngineCounters], office: Office
+        self, bundles: dict[Target, Bundle], child: Child, tallies: dict[str, EngineTally], office: Office
     ) -> None:
-        """`bundles` by what their jobs will run on: what the child was told to load. `counters` by queue name are
+        """`bundles` by what their jobs will run on: what the child was told to load. `tallies` by queue name are
         counted on."""
         self.targets = frozenset(bundles)
-        self.served = ServedModels(bundles, counters)
+        self.served = ServedModels(bundles, tallies)
         self.flights = Flights()
         self.child_restarts = 0
         self._child = child
@@ -63,6 +66,10 @@ class Crew:
         """Whether new jobs should be sent our way."""
         return self._child.dependable
 
+    def announced(self) -> tuple[ServedModel, ...]:
+        """What servers are told of its models."""
+        return self.served.announced(busy=self.flights.by_queue())
+
     def free_places(self) -> dict[str, int]:
         """By queue, of the models that the child serves now; 0 for all while nobody new is to be let in."""
         held, closed = self.flights.by_queue(), not self.flights.open
@@ -73,8 +80,9 @@ class Crew:
         try:
             flight = take_off(lease, self.served.bundle(lease.queue), self.served.fingerprint(lease.queue))
         except InvalidRequest as error:
-            self._office.end(Ending(lease, "failed", error=error))
+            self._end(Ending(lease, "failed", error=error))
             return
+        self.served.tally(lease.queue).count_start(flight)
         self.flights.add(flight)
 
     def work(self) -> None:
@@ -144,6 +152,7 @@ class Crew:
             return  # it has ended or was cancelled meanwhile
         match event["kind"]:
             case "Delta":
+                self.served.tally(flight.lease.queue).count_tokens(flight, event["choice"], len(event["tokens"]))
                 if flight.take(event):
                     self._take_back(flight, event["choice"])
             case "Done":
@@ -185,4 +194,10 @@ class Crew:
 
     def _land(self, flight: Flight, ending: Ending) -> None:
         self.flights.remove(flight.lease.execution_id)
+        self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
+        self.served.tally(ending.lease.queue).count_end(ending)
+        level = logging.WARNING if isinstance(ending.error, EngineFailed) else logging.INFO
+        jobs_log.log(level, "a job of %s: %s", ending.lease.queue, ending.label, extra=ending.fields())
         self._office.end(ending)

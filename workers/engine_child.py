@@ -21,13 +21,16 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from logging.config import dictConfig
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from contracts.errors import EngineFailed, KamishibaiError, StoreError
+from contracts.logs import configuration
 from contracts.requests import Target, parse_request
+from contracts.settings import from_environment
 from contracts.store import Store
 from workers.channel import Channel, ChannelClosed
 from workers.engines import Call, Engine, Event, Failed, Request
@@ -139,8 +142,8 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group, they are the parent's to handle: it drains
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     order = json.loads(sys.argv[1])
+    dictConfig(configuration(from_environment(), worker=order["worker"]))
     channel = Channel(socket.socket(fileno=order["socket"]), blocking=True)
     targets = [Target.model_validate(target) for target in order["targets"]]
     device = torch.device(order["device"])

@@ -15,6 +15,7 @@ from contracts.results import FinishReason, ImageResult
 from workers.choice import TextAnswer
 from workers.engines import Delta, Score
 from workers.leases import Ending, Lease
+from workers.pace import Pace
 from workers.pictures import encode_png
 
 
@@ -26,6 +27,7 @@ class Flight(ABC):
         self.request = request
         self._fingerprint = fingerprint
         self.deadline = time.monotonic() + lease.timeout_seconds
+        self.pace = Pace(lease.waited_seconds)
         self.restart()
 
     @abstractmethod

@@ -76,4 +76,5 @@ class Flights:
         flights = [self._flights[execution_id] for execution_id in execution_ids]
         for flight in flights:
             flight.restart()
+            flight.pace.restart()
         return flights

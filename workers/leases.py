@@ -19,6 +19,7 @@ from rq.utils import as_text
 from contracts import keys
 from contracts.connection import TIMEOUT_SECONDS
 from contracts.errors import KamishibaiError, LeaseLost
+from contracts.jobs import request_id_in, unix_seconds
 from contracts.results import ImageResult, TextResult
 from workers import scripts
 
@@ -39,6 +40,9 @@ class Lease:
     queue: str
     data: bytes
     timeout_seconds: float
+    request_id: str | None = None  # of the HTTP request that made the job
+    waited_seconds: float | None = None  # in its queue; None: it has run before, or nobody knows
+    claimed_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,24 @@ class Ending:
         """An exception keeps the frames that it came through, and with them all that was read there."""
         if self.error is not None:
             self.error.__traceback__ = self.error.__context__ = None
+
+    @property
+    def label(self) -> str:
+        """Its outcome in a word, for metrics and logs: `finished`, or the error's code."""
+        return self.outcome if self.error is None else self.error.code
+
+    def fields(self) -> dict[str, Any]:
+        """Of its line in the log. Its message is none of them: it may quote the request."""
+        waited, seconds = self.lease.waited_seconds, time.monotonic() - self.lease.claimed_at
+        return {
+            "request_id": self.lease.request_id,
+            "job_id": self.lease.job_id,
+            "model": self.lease.queue,
+            "outcome": self.outcome,
+            "code": None if self.error is None else self.error.code,
+            "waited_seconds": None if waited is None else round(waited, 6),
+            "seconds": round(seconds, 6),
+        }
 
     def payload(self) -> bytes:
         """As RQ's Result keeps a return value or an exception."""
@@ -89,10 +111,7 @@ class Leases:
         rows: list[list[bytes]] = self._call(
             self._claim, self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
         )
-        return [
-            Lease(as_text(job), as_text(execution), as_text(queue), data or b"", _seconds(timeout))
-            for job, execution, queue, data, timeout, _ in rows
-        ]
+        return [self._lease(*row) for row in rows]
 
     def complete(self, endings: list[Ending]) -> tuple[set[str], set[str]]:
         """Write results and failures. Returns execution ids: those that had lost their lease, those with dependents."""
@@ -149,6 +168,22 @@ class Leases:
         error = LeaseLost("The workers that ran this job disappeared, and no attempt is left; send the request again.")
         again, failed = self._call(self._recover, self._until(), scripts.MOST_JOBS, encode_failure(error), *queues)
         return int(again), int(failed)
+
+    def _lease(
+        self, job: bytes, execution: bytes, queue: bytes, data: bytes | None, timeout: bytes, *told: bytes
+    ) -> Lease:
+        """`told` are the job's meta, when it was put on its queue, and when it ran before, as RQ writes them."""
+        meta, enqueued_at, ran_at = told
+        since = None if ran_at else unix_seconds(enqueued_at)
+        return Lease(
+            job_id=as_text(job),
+            execution_id=as_text(execution),
+            queue=as_text(queue),
+            data=data or b"",
+            timeout_seconds=_seconds(timeout),
+            request_id=request_id_in(meta),
+            waited_seconds=None if since is None else max(0.0, time.monotonic() + self._ahead_seconds - since),
+        )
 
     def _until(self) -> str:
         """When, on Redis' clock, we give up waiting for an answer. A script that takes jobs does nothing after that:

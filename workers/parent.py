@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 
 from redis.exceptions import RedisError
 
-from contracts.announcements import Announcement, EngineCounters, announce, withdraw
+from contracts.announcements import Announcement, announce, withdraw
 from contracts.connection import connect
 from contracts.errors import JobCancelled, JobTimedOut
 from workers.child import Child
@@ -25,6 +25,7 @@ from workers.crews import Crews, Wanted
 from workers.doorbell import Doorbell
 from workers.leases import JANITOR_SECONDS, RENEW_SECONDS, Ending, Lease, Leases
 from workers.rq_worker import RqRegistration
+from workers.tally import EngineTally
 from workers.wakeups import WakeUps
 from workers.wanted import WantedModels
 from workers.watch import Watch
@@ -45,7 +46,7 @@ class WorkerParent:
         self._redis = connect(redis_url)  # first, since it may refuse the URL
         self._models = models
         self._make_child = make_child
-        self._counters: dict[str, EngineCounters] = {}  # by queue
+        self._tallies: dict[str, EngineTally] = {}  # by queue
         self._crews = Crews(models.first(), self._make_crew, models.refuse)
         self._wake_ups = WakeUps()
         self._leases = Leases(self._redis, name)
@@ -133,7 +134,7 @@ class WorkerParent:
     # The crews
 
     def _make_crew(self, wanted: Wanted) -> Crew:
-        return Crew(wanted, self._make_child(wanted), self._counters, office=self)
+        return Crew(wanted, self._make_child(wanted), self._tallies, office=self)
 
     def _let_crews_work(self) -> None:
         for crew in self._crews.with_children:
@@ -271,7 +272,7 @@ class WorkerParent:
                 worker=self._name,
                 device=serving.served.device,
                 ready=serving.dependable and self._draining_since is None,
-                models=serving.served.announced(),
+                models=serving.announced(),
                 child_restarts=self._crews.child_restarts,
             ),
         )

@@ -28,7 +28,7 @@ CLAIM = (
     + _IS
     + """
 -- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, then per queue: name, free places
--- Returns per job: {id, execution id, queue, data, timeout seconds, retries left}
+-- Returns per job: {id, execution id, queue, data, timeout seconds, meta, when enqueued, when started before}
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for the answer any more
 local now, worker, lease, most = math.floor(tonumber(stamp)), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -42,7 +42,7 @@ for i = 6, #ARGV, 2 do
     -- Cancelled and deleted ids fall through, and those that are none of RQ's or beside which others have put keys.
     if string.match(id, '^[%w_-]+$') and is(job, 'hash') and redis.call('HGET', job, 'status') == 'queued'
        and is('rq:results:' .. id, 'stream', 'none') and is('rq:executions:' .. id, 'zset', 'none') then
-      local fields = redis.call('HMGET', job, 'data', 'timeout', 'retries_left')
+      local fields = redis.call('HMGET', job, 'data', 'timeout', 'meta', 'enqueued_at', 'started_at')
       local execution = ARGV[5] .. #claimed
       local key = 'rq:execution:' .. id .. ':' .. execution
       redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', worker)
@@ -52,7 +52,8 @@ for i = 6, #ARGV, 2 do
       redis.call('ZADD', 'rq:wip:' .. queue, now + lease, id .. ':' .. execution)
       redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
       redis.call('PERSIST', job)
-      claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '0'}
+      claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '', fields[4] or '',
+                               fields[5] or ''}
       free = free - 1
     end
   end

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
-from contracts.announcements import EngineCounters, ServedModel
+from contracts.announcements import ServedModel
 from contracts.bundle import Bundle
 from contracts.requests import Target
+from workers.tally import EngineTally
 
 log = logging.getLogger("kamishibai.worker")
 
@@ -15,13 +17,13 @@ log = logging.getLogger("kamishibai.worker")
 class ServedModels:
     """By queue name. A child says `ready` once, before that perhaps `refused` of some, and then of every `call`."""
 
-    def __init__(self, bundles: dict[Target, Bundle], counters: dict[str, EngineCounters]) -> None:
-        """`bundles` by what their jobs will run on: what the child was told to load. `counters` are counted on."""
+    def __init__(self, bundles: dict[Target, Bundle], tallies: dict[str, EngineTally]) -> None:
+        """`bundles` by what their jobs will run on: what the child was told to load. `tallies` are counted on."""
         self._targets = {target.queue_name: target for target in bundles}
         self._bundles = {target.queue_name: bundle for target, bundle in bundles.items()}
         self._said: dict[str, dict[str, Any]] = {}  # empty while no child is ready
         self._refused: set[str] = set()  # the child could not load them
-        self._counters = counters
+        self._tallies = tallies
         self.device = "starting"
 
     @property
@@ -60,13 +62,16 @@ class ServedModels:
     def count(self, call: dict[str, Any]) -> None:
         queue = call["model"]
         self._said[queue]["capacity"] = call["capacity"]
-        after = self._counter(queue).after_call(call["batch_size"], call["units"], call["seconds"])
-        self._counters[queue] = after.model_copy(update={"running": call["running"], "waiting": call["waiting"]})
+        self.tally(queue).count_call(call)
 
     def child_has_gone(self) -> None:
         self._said = {}
 
-    def announced(self) -> tuple[ServedModel, ...]:
+    def tally(self, queue: str) -> EngineTally:
+        return self._tallies.setdefault(queue, EngineTally())
+
+    def announced(self, busy: Collection[str]) -> tuple[ServedModel, ...]:
+        """`busy` are the queues of which there are jobs in flight."""
         return tuple(
             ServedModel(
                 target=self._targets[queue],
@@ -74,11 +79,8 @@ class ServedModels:
                 digest=bundle.digest,
                 fingerprint=self.fingerprint(queue),
                 batch_invariant=self._said.get(queue, {}).get("batch_invariant", False),
-                counters=self._counter(queue),
+                counters=self.tally(queue).counters(idle=queue not in busy),
             )
             for queue, bundle in self._bundles.items()
             if queue not in self._refused
         )
-
-    def _counter(self, queue: str) -> EngineCounters:
-        return self._counters.setdefault(queue, EngineCounters())

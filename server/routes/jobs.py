@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, g, request, url_for
 from flask.typing import ResponseReturnValue
 
 from contracts.errors import InvalidRequest
@@ -11,6 +11,7 @@ from contracts.requests import JobBody
 from server import client
 from server.access import caller
 from server.admission import decode, parse
+from server.calls import enqueue
 from server.responses import event_stream, job_body
 from server.services import services
 from server.streaming import JobStream, offsets_of
@@ -22,12 +23,8 @@ blueprint = Blueprint("jobs", __name__)
 def create_job() -> ResponseReturnValue:
     """Put a request on the queue and answer at once."""
     here = services()
-    job_id = here.jobs.enqueue(
-        here.admission.job(parse(JobBody, decode(client.body(here.settings.slow_client_seconds)))),
-        result_seconds=here.settings.job_result_seconds,
-        timeout_seconds=here.settings.job_timeout_seconds,
-        owner=caller().owner,
-    )
+    asked = here.admission.job(parse(JobBody, decode(client.body(here.settings.slow_client_seconds))))
+    job_id = enqueue(here, asked, here.settings.job_result_seconds)
     location = url_for("jobs.read_job", job_id=job_id)
     return job_body(here.jobs.confirm(job_id), here.jobs), 202, {"Location": location}
 
@@ -80,6 +77,7 @@ def _visible(job_id: str) -> JobRecord:
     record = services().jobs.read(job_id)
     if not caller().sees(record):
         raise no_such_job(job_id)
+    g.job_id = job_id
     return record
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from contracts import keys
 from contracts.announcements import (
-    BATCH_SIZE_BOUNDS,
     Announcement,
     EngineCounters,
+    Histogram,
     ServedModel,
     announce,
     read_announcements,
@@ -26,28 +26,11 @@ def announcement(worker: str) -> Announcement:
         target=Target(model="m", version=1, variant="pytorch:fp32"),
         task="text",
         digest="0" * 64,
-        counters=EngineCounters().after_call(3, 30, 0.5),
+        counters=EngineCounters(
+            units=30, jobs={"finished": 2}, histograms={"call_seconds": Histogram(counts=(0, 1, 2), sum=0.5)}
+        ),
     )
     return Announcement(worker=worker, device="cpu", ready=True, models=(served,), child_restarts=2)
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "index"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (128, 7), (129, 8), (256, 8), (257, 9), (9999, 9)]
-)
-def test_a_call_is_counted_under_the_smallest_bound_that_holds_it(batch_size, index):
-    sizes = EngineCounters().after_call(batch_size, 1, 0.1).batch_sizes
-    assert sizes == tuple(int(i == index) for i in range(len(BATCH_SIZE_BOUNDS) + 1))
-
-
-@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 1000), st.integers(0, 8))))
-def test_counters_only_add_up(calls):
-    counters = EngineCounters(running=5, waiting=6)
-    for batch_size, units, eighths in calls:
-        counters = counters.after_call(batch_size, units, eighths / 8)
-    assert counters.calls == sum(counters.batch_sizes) == len(calls)
-    assert counters.units == sum(units for _, units, _ in calls)
-    assert counters.call_seconds == sum(eighths / 8 for _, _, eighths in calls)
-    assert (counters.running, counters.waiting) == (5, 6)
 
 
 def test_announcements_come_back_by_name_and_expire(connection):
@@ -100,5 +83,8 @@ def test_a_spoiled_announcement_is_read_or_skipped_and_what_is_read_can_be_count
     assert found["a"] == announcement("a")
     for each in found.values():
         for served in each.models:
-            assert math.isfinite(float(served.target.version) + served.counters.call_seconds)
-            assert all(float(count) >= 0 for count in served.counters.batch_sizes)
+            assert math.isfinite(float(served.target.version) + served.counters.units)
+            assert all(count >= 0 for count in served.counters.jobs.values())
+            for histogram in served.counters.histograms.values():
+                assert math.isfinite(histogram.sum)
+                assert all(float(count) >= 0 for count in histogram.counts)

@@ -21,7 +21,8 @@ def test_the_process_environment_is_read(monkeypatch):
 
 def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
     numbers = (1, 2, 3, 4.5, 5.5, 6, 7, 8, 9, 10, 11.5, 12.5)
-    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", *numbers, "required")  # noqa: S104
+    words = ("json", "on", "required")
+    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", *numbers, *words)  # noqa: S104
     assert all(getattr(changed, field.name) != field.default for field in fields(Settings))
     environment = changed.to_environment()
     assert set(environment) == {f"KAMISHIBAI_{field.name.upper()}" for field in fields(Settings)}
@@ -61,6 +62,8 @@ def test_variables_of_others_are_ignored():
         ("KAMISHIBAI_STEP_SECONDS", "0", "greater than 0"),
         ("KAMISHIBAI_LOAD_SECONDS", "long", "must be of type float"),
         ("KAMISHIBAI_KEYS", "optional", "auto or required"),
+        ("KAMISHIBAI_LOG_FORMAT", "xml", "text or json"),
+        ("KAMISHIBAI_LOG_REQUESTS", "1", "auto, on or off"),
     ],
 )
 def test_a_bad_value_is_refused_by_variable_value_and_remedy(variable, value, remedy):

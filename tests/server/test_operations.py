@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from contracts.announcements import EngineCounters
+from contracts.announcements import BOUNDS, EngineCounters, Histogram
+from contracts.bundle import Task
+from server import metrics
 
 
 def test_models_are_listed_in_openais_form(client, store):
@@ -33,36 +35,60 @@ def test_health_says_nothing_about_workers_and_readiness_does(client, worker):
 
 
 def test_metrics_tell_the_queue_and_the_engines(client, worker, redis):
-    worker.announce(counters=EngineCounters(running=2, waiting=1).after_call(1, 1, 0.5).after_call(3, 3, 0.5))
+    histograms = {
+        "batch_size": Histogram(counts=(1, 0, 1, 0, 0, 0, 0, 0, 0, 0), sum=4),
+        "queue_seconds": Histogram(counts=(0,) * 13 + (1, 2), sum=1234.5),
+    }
+    worker.announce(
+        counters=EngineCounters(
+            units=4,
+            prompt_tokens=9,
+            jobs={"finished": 2, "engine_failed": 1},
+            histograms=histograms,
+            slots=8,
+            slots_used=2,
+            waiting=1,
+        )
+    )
     for _ in range(3):
         client.post("/v1/jobs", json={"model": "tiny-text", "input": {"prompt": "a"}})
     response = client.get("/metrics")
     assert response.mimetype == "text/plain"
-    samples: dict[Any, Any] = {}  # by name, a histogram's buckets by name and bound
+    samples: dict[Any, Any] = {}  # by name, a histogram's buckets by name and bound, jobs by name and outcome
     for family in text_string_to_metric_families(response.get_data(as_text=True)):
         for sample in family.samples:
             if sample.labels.get("model", "tiny-text") == "tiny-text":
-                key = (sample.name, sample.labels["le"]) if "le" in sample.labels else sample.name
-                samples.setdefault(key, (sample.value, sample.labels))
+                detail = sample.labels.get("le") or sample.labels.get("outcome")
+                samples.setdefault((sample.name, detail) if detail else sample.name, (sample.value, sample.labels))
     depth, labels = samples["kamishibai_queue_depth"]
     assert depth == 3
     assert (labels["version"], labels["variant"]) == ("1", "pytorch:fp32")
     expected = {
         "kamishibai_workers_ready": 1,
         "kamishibai_child_restarts_total": 0,
-        "kamishibai_engine_calls_total": 2,
-        "kamishibai_engine_call_seconds_total": 1.0,
-        "kamishibai_units_total": 4,
-        "kamishibai_running": 2,
-        "kamishibai_waiting": 1,
+        "kamishibai_generated_tokens_total": 4,
+        "kamishibai_prompt_tokens_total": 9,
+        "kamishibai_slots": 8,
+        "kamishibai_slots_used": 2,
+        "kamishibai_engine_waiting": 1,
         "kamishibai_batch_size_count": 2,
         "kamishibai_batch_size_sum": 4,
         ("kamishibai_batch_size_bucket", "1.0"): 1,
         ("kamishibai_batch_size_bucket", "2.0"): 1,
         ("kamishibai_batch_size_bucket", "4.0"): 2,
         ("kamishibai_batch_size_bucket", "+Inf"): 2,
+        ("kamishibai_queue_wait_seconds_bucket", "120.0"): 0,
+        ("kamishibai_queue_wait_seconds_bucket", "300.0"): 1,
+        ("kamishibai_queue_wait_seconds_bucket", "+Inf"): 3,
+        ("kamishibai_jobs_total", "finished"): 2,
+        ("kamishibai_jobs_total", "engine_failed"): 1,
     }
     assert {name: samples[name][0] for name in expected} == expected
+
+
+def test_every_kind_of_model_has_a_counter_of_its_own_for_what_it_makes():
+    assert set(metrics._UNITS) == set(get_args(Task))
+    assert set(metrics._HISTOGRAMS) == set(BOUNDS)
 
 
 def test_a_queue_is_counted_while_no_worker_is_there(client, worker):
