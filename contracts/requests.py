@@ -17,12 +17,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from contracts.errors import InvalidRequest, one_line
 
@@ -52,6 +55,23 @@ def _refuse_many(value: Any, most: int = MAX_FIELDS) -> Any:
     return value
 
 
+def _refuse_number(value: Any) -> Any:
+    """Python takes 0 for False and 1 for True; JSON does not."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("input should be true or false, not a number")
+    return value
+
+
+def _refuse_truth(value: Any) -> Any:
+    """The other way round."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number")
+    return value
+
+
+Never = Annotated[Literal[False], BeforeValidator(_refuse_number)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True,
@@ -77,6 +97,16 @@ class _Body(_Frozen):
         if not isinstance(fields, dict):
             return fields
         return {name: value for name, value in fields.items() if value is not None or name not in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(core_schema)
+        fields = handler.resolve_ref_schema(described)
+        for name, field in fields["properties"].items():
+            if name not in fields.get("required", ()) and {"type": "null"} not in field.get("anyOf", [field]):
+                kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+                fields["properties"][name] = {"anyOf": [field, {"type": "null"}], **kept}
+        return described
 
 
 class TextParameters(_Frozen):
@@ -116,7 +146,9 @@ class TextParameters(_Frozen):
         float, Field(ge=-10, le=10, description="Beams are ranked by log-probability / length ** length_penalty.")
     ] = 1.0
     early_stopping: Annotated[
-        Literal[False, True, "never"], Field(description="Whether num_beams finished texts end the search.")
+        Literal[False, True, "never"],
+        BeforeValidator(_refuse_number),
+        Field(description="Whether num_beams finished texts end the search."),
     ] = False
 
     @field_validator("num_beams")
@@ -216,11 +248,11 @@ class ImageBody(_Body):
     user: str | None = None
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
-    output_compression: Literal[100] = 100
+    output_compression: Annotated[Literal[100], BeforeValidator(_refuse_truth)] = 100
     output_format: Literal["png"] = "png"
-    partial_images: Literal[0] = 0
+    partial_images: Annotated[Literal[0], BeforeValidator(_refuse_truth)] = 0
     quality: Literal["auto", "standard"] = "auto"
-    stream: Literal[False] = False
+    stream: Never = False
     style: Literal["vivid", "natural"] = "vivid"
 
 

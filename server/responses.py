@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import cast
 
 from flask import Response, stream_with_context
 
-from contracts.errors import EngineFailed, JobCancelled
+from contracts.errors import EngineFailed, JobCancelled, KamishibaiError
 from contracts.jobs import JobQueue, JobRecord
 from contracts.results import Choice, ImageResult, TextResult
+from server import answers
 from server.catalogue import CatalogueEntry
 
-Json = dict[str, Any]
 
-
-def result_body(record: JobRecord, jobs: JobQueue) -> Json:
+def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answers.Images:
     """What the synchronous call answers for an ended job.
 
     Raises the job's own error, JobCancelled, EngineFailed for a result that cannot be read, and NotFound for pictures
@@ -38,9 +37,9 @@ def result_of(record: JobRecord) -> TextResult | ImageResult:
     return record.result
 
 
-def job_body(record: JobRecord, jobs: JobQueue) -> Json:
+def job_body(record: JobRecord, jobs: JobQueue) -> answers.Job:
     """The job object. Raises what `result_body` raises for a job that succeeded."""
-    body: Json = {
+    body: answers.Job = {
         "id": record.id,
         "object": "job",
         "status": record.status,
@@ -54,8 +53,13 @@ def job_body(record: JobRecord, jobs: JobQueue) -> Json:
     if record.status == "succeeded":
         body["result"] = result_body(record, jobs)
     elif record.error is not None:
-        body.update(record.error.body())
+        body["error"] = error_body(record.error)["error"]
     return body
+
+
+def error_body(error: KamishibaiError) -> answers.Error:
+    """OpenAI's error object."""
+    return cast(answers.Error, error.body())
 
 
 def event_stream(events: Iterable[str]) -> Response:
@@ -66,23 +70,24 @@ def event_stream(events: Iterable[str]) -> Response:
     return response
 
 
-def text_chunk(record: JobRecord, index: int, text: str) -> Json:
+def text_chunk(record: JobRecord, index: int, text: str) -> answers.CompletionChunk:
     """A piece of one choice of a streamed completion."""
-    return _text_completion(record, [{"index": index, "text": text, "finish_reason": None, "logprobs": None}])
+    piece: answers.CompletionChoice = {"index": index, "text": text, "finish_reason": None, "logprobs": None}
+    return _text_completion(record, [piece])
 
 
-def end_chunk(record: JobRecord, index: int, result: TextResult) -> Json:
+def end_chunk(record: JobRecord, index: int, result: TextResult) -> answers.CompletionChunk:
     """The last piece of one choice of a streamed completion: how it ended, and the log-probabilities of all of it."""
-    choice = {**_choice(index, result.choices[index]), "text": ""}
+    choice: answers.CompletionChoice = {**_choice(index, result.choices[index]), "text": ""}
     return {**_text_completion(record, [choice]), "system_fingerprint": result.fingerprint}
 
 
-def usage_chunk(record: JobRecord, result: TextResult) -> Json:
+def usage_chunk(record: JobRecord, result: TextResult) -> answers.CompletionChunk:
     """The last piece of a streamed completion whose client asked for usage."""
     return {**_text_completion(record, []), "usage": _usage(result)}
 
 
-def model_body(entry: CatalogueEntry) -> Json:
+def model_body(entry: CatalogueEntry) -> answers.Model:
     """OpenAI's model object, with what a client may ask of the model."""
     return {
         "id": entry.target.model,
@@ -92,11 +97,11 @@ def model_body(entry: CatalogueEntry) -> Json:
         "version": entry.target.version,
         "variant": entry.target.variant,
         "task": entry.manifest.task,
-        "limits": entry.manifest.limits.model_dump(mode="json", exclude_none=True),
+        "limits": cast(answers.Limits, entry.manifest.limits.model_dump(mode="json", exclude_none=True)),
     }
 
 
-def _completion(record: JobRecord, result: TextResult) -> Json:
+def _completion(record: JobRecord, result: TextResult) -> answers.Completion:
     choices = [_choice(*each) for each in enumerate(result.choices)]
     return {
         **_text_completion(record, choices),
@@ -105,7 +110,7 @@ def _completion(record: JobRecord, result: TextResult) -> Json:
     }
 
 
-def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
+def _text_completion(record: JobRecord, choices: list[answers.CompletionChoice]) -> answers.CompletionChunk:
     return {
         "id": f"cmpl-{record.id}",
         "object": "text_completion",
@@ -117,12 +122,21 @@ def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
     }
 
 
-def _choice(index: int, choice: Choice) -> Json:
-    body = {"index": index, **choice.model_dump(mode="json", include={"text", "finish_reason", "logprobs"})}
-    return body | choice.model_dump(mode="json", include={"fields", "beam_score"}, exclude_none=True)
+def _choice(index: int, choice: Choice) -> answers.CompletionChoice:
+    body: answers.CompletionChoice = {
+        "index": index,
+        "text": choice.text,
+        "finish_reason": choice.finish_reason,
+        "logprobs": cast(answers.Logprobs, choice.logprobs.model_dump(mode="json")) if choice.logprobs else None,
+    }
+    if choice.fields is not None:
+        body["fields"] = choice.fields
+    if choice.beam_score is not None:
+        body["beam_score"] = choice.beam_score
+    return body
 
 
-def _usage(result: TextResult) -> Json:
+def _usage(result: TextResult) -> answers.Usage:
     completion_tokens = sum(choice.tokens for choice in result.choices)
     return {
         "prompt_tokens": result.prompt_tokens,
@@ -131,7 +145,7 @@ def _usage(result: TextResult) -> Json:
     }
 
 
-def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> Json:
+def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> answers.Images:
     return {
         "created": int(record.created_at),
         "data": [{"b64_json": picture} for picture in pictures],

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from redis import RedisError
 
@@ -136,7 +135,7 @@ class JobStream:
         if self._include_usage:
             yield _event(usage_chunk(record, result))
 
-    def _numbered(self, body: dict[str, Any]) -> str:
+    def _numbered(self, body: Mapping[str, object]) -> str:
         """An event whose id tells how far each choice has come."""
         return f"id: {','.join(map(str, self._sent_bytes))}\n{_event(body)}"
 
@@ -163,5 +162,5 @@ def offsets_of(record: JobRecord, last_event_id: str | None) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _event(body: dict[str, Any]) -> str:
+def _event(body: Mapping[str, object]) -> str:
     return f"data: {json.dumps(body)}\n\n"

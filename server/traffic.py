@@ -10,6 +10,7 @@ from flask import Response, g, has_request_context, request
 
 from contracts.jobs import REQUEST_ID
 from contracts.logs import REQUESTS
+from server.access import OPEN_ENDPOINTS
 from server.services import services
 
 UNKNOWN_ROUTE = "unknown"  # all of them: a label must not have as many values as there are paths
@@ -28,6 +29,7 @@ def end(response: Response) -> Response:
     """The answer is ready; it is noted when its last byte has been handed over."""
     response.headers["x-request-id"] = g.request_id
     method, route = request.method, request.url_rule.rule if request.url_rule else UNKNOWN_ROUTE
+    level = logging.DEBUG if request.endpoint in OPEN_ENDPOINTS else logging.INFO  # probes ask every few seconds
     told, counters = g._get_current_object(), services().counters
 
     def note() -> None:
@@ -36,7 +38,7 @@ def end(response: Response) -> Response:
         counters.count(method, route, response.status_code, code, seconds)
         fields = {"method": method, "route": route, "status": response.status_code, "seconds": round(seconds, 6)}
         ids = {"request_id": told.request_id, "job_id": told.get("job_id")}
-        log.info("%s %s %d", method, route, response.status_code, extra=fields | ids | {"code": code or None})
+        log.log(level, "%s %s %d", method, route, response.status_code, extra=fields | ids | {"code": code or None})
 
     if response.is_streamed:
         response.call_on_close(note)

@@ -111,7 +111,7 @@ class Leases:
         rows: list[list[bytes]] = self._call(
             self._claim, self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
         )
-        return [self._lease(*row) for row in rows]
+        return [_lease(*row) for row in rows]
 
     def complete(self, endings: list[Ending]) -> tuple[set[str], set[str]]:
         """Write results and failures. Returns execution ids: those that had lost their lease, those with dependents."""
@@ -169,22 +169,6 @@ class Leases:
         again, failed = self._call(self._recover, self._until(), scripts.MOST_JOBS, encode_failure(error), *queues)
         return int(again), int(failed)
 
-    def _lease(
-        self, job: bytes, execution: bytes, queue: bytes, data: bytes | None, timeout: bytes, *told: bytes
-    ) -> Lease:
-        """`told` are the job's meta, when it was put on its queue, and when it ran before, as RQ writes them."""
-        meta, enqueued_at, ran_at = told
-        since = None if ran_at else unix_seconds(enqueued_at)
-        return Lease(
-            job_id=as_text(job),
-            execution_id=as_text(execution),
-            queue=as_text(queue),
-            data=data or b"",
-            timeout_seconds=_seconds(timeout),
-            request_id=request_id_in(meta),
-            waited_seconds=None if since is None else max(0.0, time.monotonic() + self._ahead_seconds - since),
-        )
-
     def _until(self) -> str:
         """When, on Redis' clock, we give up waiting for an answer. A script that takes jobs does nothing after that:
         Redis also carries out what was sent while it stood still, when nobody listens any more."""
@@ -196,6 +180,21 @@ class Leases:
 
     def _call(self, script: Any, *args: Any) -> Any:
         return script(keys=[], args=args)
+
+
+def _lease(job: bytes, execution: bytes, queue: bytes, data: bytes | None, timeout: bytes, *told: bytes) -> Lease:
+    """`told` are the job's meta, when it was put on its queue and when it ran before, as RQ writes them, and now."""
+    meta, enqueued_at, ran_at, now = told
+    since = None if ran_at else unix_seconds(enqueued_at)
+    return Lease(
+        job_id=as_text(job),
+        execution_id=as_text(execution),
+        queue=as_text(queue),
+        data=data or b"",
+        timeout_seconds=_seconds(timeout),
+        request_id=request_id_in(meta),
+        waited_seconds=None if since is None else max(0.0, float(now) - since),
+    )
 
 
 def _seconds(timeout: bytes) -> float:

@@ -28,7 +28,7 @@ CLAIM = (
     + _IS
     + """
 -- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, then per queue: name, free places
--- Returns per job: {id, execution id, queue, data, timeout seconds, meta, when enqueued, when started before}
+-- Returns per job: {id, execution id, queue, data, timeout seconds, meta, when enqueued, when started before, now}
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for the answer any more
 local now, worker, lease, most = math.floor(tonumber(stamp)), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -53,7 +53,7 @@ for i = 6, #ARGV, 2 do
       redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
       redis.call('PERSIST', job)
       claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '', fields[4] or '',
-                               fields[5] or ''}
+                               fields[5] or '', stamp}
       free = free - 1
     end
   end

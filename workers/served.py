@@ -79,7 +79,7 @@ class ServedModels:
                 digest=bundle.digest,
                 fingerprint=self.fingerprint(queue),
                 batch_invariant=self._said.get(queue, {}).get("batch_invariant", False),
-                counters=self.tally(queue).counters(idle=queue not in busy),
+                counters=self.tally(queue).counters(self.capacities.get(queue, 0), idle=queue not in busy),
             )
             for queue, bundle in self._bundles.items()
             if queue not in self._refused

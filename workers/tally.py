@@ -34,7 +34,7 @@ class EngineTally:
     def __init__(self) -> None:
         self._units = self._prompt_tokens = 0
         self._jobs: Counter[str] = Counter()  # by outcome or error code
-        self._slots = self._slots_used = self._waiting = 0
+        self._slots_used = self._waiting = 0
         self._observed: dict[HistogramName, Observations] = {name: Observations(BOUNDS[name]) for name in BOUNDS}
 
     def count_call(self, call: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ class EngineTally:
         self._units += call["units"]
         self._observed["batch_size"].add(call["batch_size"])
         self._observed["call_seconds"].add(call["seconds"])
-        self._slots, self._slots_used, self._waiting = call["capacity"], call["running"], call["waiting"]
+        self._slots_used, self._waiting = call["running"], call["waiting"]
 
     def count_start(self, flight: Flight) -> None:
         """A job was claimed. How long it waited is known of its first run only."""
@@ -63,14 +63,15 @@ class EngineTally:
         """A job has ended."""
         self._jobs[ending.label] += 1
 
-    def counters(self, *, idle: bool) -> EngineCounters:
-        """`idle` says that the engine has no jobs: those that were taken from it are not in its last report."""
+    def counters(self, slots: int, *, idle: bool) -> EngineCounters:
+        """`slots` is what the engine may run at once. `idle` says that it has no jobs: those that were taken from it are
+        still in its last report."""
         return EngineCounters(
             units=self._units,
             prompt_tokens=self._prompt_tokens,
             jobs=dict(self._jobs),
             histograms={name: observed.histogram() for name, observed in self._observed.items()},
-            slots=self._slots,
+            slots=slots,
             slots_used=0 if idle else self._slots_used,
             waiting=0 if idle else self._waiting,
         )

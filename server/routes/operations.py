@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 from flask.typing import ResponseReturnValue
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contracts.announcements import read_announcements
 from contracts.errors import NotReady
+from server.docs_page import docs_page
+from server.openapi import document
 from server.services import services
 
 blueprint = Blueprint("operations", __name__)
@@ -34,6 +36,18 @@ def readiness() -> ResponseReturnValue:
 def metrics() -> ResponseReturnValue:
     """Prometheus metrics of the queue and its workers."""
     return Response(generate_latest(services().metrics), content_type=CONTENT_TYPE_LATEST)
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> ResponseReturnValue:
+    """This API as an OpenAPI 3.1 document."""
+    return document(current_app, services().settings)
+
+
+@blueprint.get("/docs")
+def docs() -> ResponseReturnValue:
+    """That document as a page for people."""
+    return docs_page(document(current_app, services().settings), request.host_url.rstrip("/"))
 
 
 @blueprint.get("/")

@@ -1,0 +1,157 @@
+"""The types of answers' bodies: what responses are made of, and what /openapi.json says of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
+
+from contracts.bundle import Task
+from contracts.jobs import Status
+from contracts.requests import Count, Seed
+from contracts.results import FinishReason
+
+UnixSeconds = Annotated[float, Field(ge=0, description="Unix seconds.")]
+Version = Annotated[int, Field(ge=0, description="Of the model; it never changes once it is written.")]
+Fingerprint = Annotated[
+    str, Field(description="Of bundle, variant and kernels. Within one, the same request and seed give the same.")
+]
+
+
+class ErrorObject(TypedDict):
+    message: Annotated[str, Field(description="One line that names field, value and remedy.")]
+    type: Literal["invalid_request_error", "server_error"]
+    param: Annotated[str | None, Field(description="The field that is to blame.")]
+    code: str
+
+
+class Error(TypedDict):
+    """OpenAI's error."""
+
+    error: ErrorObject
+
+
+class Logprobs(TypedDict):
+    """One entry per token, the prompt's first where it is echoed."""
+
+    tokens: list[str]
+    token_logprobs: Annotated[list[float | None], Field(description="The first token of a prompt has none.")]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: Annotated[list[Count], Field(description="Characters of the text before the token.")]
+
+
+class CompletionChoice(TypedDict):
+    """One text. In a stream, a piece of it; the last piece has a `finish_reason`, and the log-probabilities of all."""
+
+    index: Count
+    text: str
+    finish_reason: FinishReason | None
+    logprobs: Logprobs | None
+    beam_score: NotRequired[Annotated[float, Field(description="Of a text found by beams.")]]
+    fields: NotRequired[Annotated[dict[str, str], Field(description="The text's named parts.")]]
+
+
+class Usage(TypedDict):
+    prompt_tokens: Count
+    completion_tokens: Annotated[int, Field(ge=0, description="Of all choices.")]
+    total_tokens: Annotated[int, Field(ge=0)]
+
+
+class TextCompletion(TypedDict):
+    """What text answers and their pieces have in common."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: Annotated[int, Field(ge=0, description="Unix seconds.")]
+    model: str
+    choices: list[CompletionChoice]
+    seed: Seed
+    version: Version
+
+
+class CompletionChunk(TextCompletion):
+    """A piece of a streamed answer: some text of one choice, or its end, or, without choices, the usage."""
+
+    system_fingerprint: NotRequired[Fingerprint]
+    usage: NotRequired[Usage]
+
+
+class Completion(TextCompletion):
+    """A whole answer."""
+
+    system_fingerprint: Fingerprint
+    usage: Usage
+
+
+class Picture(TypedDict):
+    b64_json: Annotated[str, Field(description="A PNG file in base64.")]
+
+
+class Images(TypedDict):
+    created: Annotated[int, Field(ge=0, description="Unix seconds.")]
+    data: list[Picture]
+    seed: Seed
+    model: str
+    version: Version
+    system_fingerprint: Fingerprint
+    output_format: Literal["png"]
+
+
+class Job(TypedDict):
+    """A request on the queue. One that has succeeded has a result, one that has failed an error."""
+
+    id: str
+    object: Literal["job"]
+    status: Status
+    model: str
+    version: Version
+    seed: Seed
+    created_at: UnixSeconds
+    started_at: UnixSeconds | None
+    ended_at: UnixSeconds | None
+    result: NotRequired[Annotated[Completion | Images, Field(description="What the synchronous call answers.")]]
+    error: NotRequired[ErrorObject]
+
+
+class Deleted(TypedDict):
+    """The job had ended; it is forgotten now."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class Limits(TypedDict, total=False):
+    context_tokens: Annotated[int, Field(ge=1, description="Of prompt and output together.")]
+    max_tokens: Annotated[int, Field(ge=1, description="Written by one request.")]
+    picture_pixels: Annotated[tuple[int, int], Field(description="Width and height.")]
+
+
+class Model(TypedDict):
+    id: Annotated[str, Field(description="Its name.")]
+    object: Literal["model"]
+    created: Annotated[int, Field(description="Unix seconds.")]
+    owned_by: Literal["kamishibai"]
+    version: Version
+    variant: str
+    task: Task
+    limits: Limits
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(TypedDict):
+    status: Literal["alive"]
+
+
+class Readiness(TypedDict):
+    status: Literal["ready"]
+    workers: Annotated[list[str], Field(description="Workers that take jobs.")]
+
+
+class Index(TypedDict):
+    name: Literal["Kamishibai"]
+    routes: Annotated[dict[str, str], Field(description="What each route does.")]

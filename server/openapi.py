@@ -1,0 +1,228 @@
+"""The OpenAPI 3.1 document: made from the routes, the types that validate bodies and the types of answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import metadata
+from typing import Any, Literal
+
+from flask import Flask
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
+from contracts import errors
+from contracts.errors import KamishibaiError
+from contracts.requests import CompletionBody, ImageBody, JobBody
+from contracts.settings import Settings
+from server import answers
+from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
+
+Json = dict[str, Any]
+Tag = Literal["Text", "Pictures", "Jobs", "Models", "Operations"]
+
+_GUARDED = (errors.Unauthenticated, errors.Forbidden, errors.QueueUnavailable)
+_TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.UnknownModel, errors.NotReady)
+_ENDS_JOB = (errors.JobCancelled, errors.EngineFailed, errors.LeaseLost, errors.JobTimedOut, errors.NotFound)
+_FINDS_JOB = (errors.NotFound, errors.EngineFailed)
+
+_EVENTS = (
+    "Server-sent events. The data of each is a CompletionChunk, or an Error as the last one; `[DONE]` ends a whole"
+    " stream. Lines that begin with a colon keep the connection alive."
+)
+_JOB_ID: Json = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_MODEL: Json = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "A model's name, or `name@version`.",
+    "schema": {"type": "string"},
+}
+_LAST_EVENT_ID: Json = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The id of the last event that you have seen: go on behind it.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,9}(,[0-9]{1,9})*$"},
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a route takes and answers, beyond what its function says of it."""
+
+    tag: Tag
+    answer: Any = None  # the type of its body as JSON
+    status: int = 200
+    content: tuple[str, ...] = ()  # other types of content that it answers with
+    body: type[BaseModel] | None = None
+    example: Json | None = None  # of the body
+    parameters: tuple[Json, ...] = ()
+    failures: tuple[type[KamishibaiError], ...] = ()
+
+
+def operations(settings: Settings) -> dict[str, Operation]:
+    """By endpoint."""
+    wait: Json = {
+        "name": "wait",
+        "in": "query",
+        "description": "Seconds to wait for the job's end.",
+        "schema": {"type": "number", "minimum": 0, "maximum": settings.max_wait_seconds, "default": 0},
+    }
+    return {
+        "completions.create_completion": Operation(
+            "Text",
+            answers.Completion,
+            content=("text/event-stream",),
+            body=CompletionBody,
+            example={"model": "synopses-lstm", "prompt": "A young ", "max_tokens": 60, "temperature": 0.7, "seed": 1},
+            failures=(*_TAKES_BODY, *_ENDS_JOB),
+        ),
+        "completions.create_chat_completion": Operation("Text", status=404, failures=(errors.NotFound,)),
+        "images.create_images": Operation(
+            "Pictures",
+            answers.Images,
+            body=ImageBody,
+            example={"model": "faces", "n": 1, "seed": 3},
+            failures=(*_TAKES_BODY, *_ENDS_JOB),
+        ),
+        "jobs.create_job": Operation(
+            "Jobs",
+            answers.Job,
+            status=202,
+            body=JobBody,
+            example={"model": "synopses-lstm", "input": {"prompt": "A young ", "max_tokens": 60, "seed": 1}},
+            failures=(*_TAKES_BODY, *_FINDS_JOB),
+        ),
+        "jobs.read_job": Operation(
+            "Jobs", answers.Job, parameters=(_JOB_ID, wait), failures=(errors.InvalidRequest, *_FINDS_JOB)
+        ),
+        "jobs.stream_job": Operation(
+            "Jobs",
+            content=("text/event-stream",),
+            parameters=(_JOB_ID, _LAST_EVENT_ID),
+            failures=(errors.InvalidRequest, errors.NotFound),
+        ),
+        "jobs.delete_job": Operation("Jobs", answers.Job | answers.Deleted, parameters=(_JOB_ID,), failures=_FINDS_JOB),
+        "models.list_models": Operation("Models", answers.ModelList),
+        "models.read_model": Operation(
+            "Models", answers.Model, parameters=(_MODEL,), failures=(errors.UnknownModel, errors.NotReady)
+        ),
+        "operations.health": Operation("Operations", answers.Health),
+        "operations.readiness": Operation(
+            "Operations", answers.Readiness, failures=(errors.NotReady, errors.QueueUnavailable)
+        ),
+        "operations.metrics": Operation("Operations", content=("text/plain",)),
+        "operations.openapi": Operation("Operations", Json),
+        "operations.docs": Operation("Operations", content=("text/html",)),
+        "operations.index": Operation("Operations", answers.Index),
+    }
+
+
+def document(app: Flask, settings: Settings) -> Json:
+    """The document of an application: one operation for each of its routes. Raises KeyError for one not known here."""
+    known = operations(settings)
+    schemas, components = _schemas(list(known.values()))
+    paths: dict[str, Json] = {}
+    for rule in app.url_map.iter_rules():
+        path = paths.setdefault(re.sub(r"<(\w+)>", r"{\1}", rule.rule), {})
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            told = app.view_functions[rule.endpoint].__doc__ or ""
+            path[method.lower()] = _operation(rule.endpoint, told, known[rule.endpoint], schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Kamishibai",
+            "version": metadata.version("kamishibai"),
+            "description": "Small generative models: many clients, one durable queue, shared batches. The shapes of"
+            " completions, images, models and errors are OpenAI's; fields of ours come on top.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"key": []}, {}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(each.tag for each in known.values())],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Needed once there are API keys: `kamishibai keys create NAME` makes one.",
+                }
+            },
+        },
+    }
+
+
+def _schemas(known: list[Operation]) -> tuple[dict[Any, Json], Json]:
+    """References by type, and what they refer to."""
+    types = [answers.Error, answers.CompletionChunk]
+    types += [kind for each in known for kind in (each.answer, each.body) if kind is not None]
+    inputs: list[tuple[Any, JsonSchemaMode, TypeAdapter[Any]]] = [
+        (kind, "validation", TypeAdapter(kind)) for kind in dict.fromkeys(types)
+    ]
+    found, described = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    return {kind: schema for (kind, _), schema in found.items()}, described["$defs"]
+
+
+def _operation(endpoint: str, told: str, operation: Operation, schemas: dict[Any, Json]) -> Json:
+    summary, _, more = told.partition(". ") if "\n" not in told else told.partition("\n")
+    described: Json = {
+        "operationId": endpoint.partition(".")[2],
+        "tags": [operation.tag],
+        "summary": summary.strip().rstrip("."),
+        "responses": _responses(endpoint, operation, schemas),
+    }
+    if more.strip():
+        described["description"] = more.strip()
+    if endpoint in OPEN_ENDPOINTS:
+        described["security"] = []
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
+    if operation.body:
+        content = {"schema": schemas[operation.body], "example": operation.example}
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return described
+
+
+def _responses(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> Json:
+    """Of every status that the route can answer with."""
+    guards = () if endpoint in OPEN_ENDPOINTS else _GUARDED
+    by_status: dict[int, list[str]] = {500: [KamishibaiError.code]}
+    for failure in (*guards, *operation.failures):
+        codes = by_status.setdefault(failure.status, [])
+        if failure.code not in codes:
+            codes.append(failure.code)
+    responses = {str(status): _failure(status, codes, schemas) for status, codes in by_status.items()}
+    if operation.answer or operation.content:
+        responses[str(operation.status)] = _success(endpoint, operation, schemas)
+    return dict(sorted(responses.items()))
+
+
+def _success(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> Json:
+    content: Json = {kind: {"schema": {"type": "string"}} for kind in operation.content}
+    if operation.answer:
+        content = {"application/json": {"schema": schemas[operation.answer]}, **content}
+    told = [HTTPStatus(operation.status).phrase + "."]
+    if "text/event-stream" in content:
+        told.append(_EVENTS)
+    if scope := SCOPE_OF_ENDPOINT.get(endpoint):
+        told.append(f"Where keys are needed, one with the scope {scope}.")
+    response: Json = {"description": " ".join(told), "content": content}
+    if operation.status == 202:
+        response["headers"] = {"Location": {"description": "Where the job can be read.", "schema": {"type": "string"}}}
+        response["links"] = {
+            name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
+            for name in ("read_job", "stream_job", "delete_job")
+        }
+    return response
+
+
+def _failure(status: int, codes: list[str], schemas: dict[Any, Json]) -> Json:
+    response: Json = {
+        "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}.",
+        "content": {"application/json": {"schema": schemas[answers.Error]}},
+    }
+    if status == 503:
+        response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return response
