@@ -1,4 +1,5 @@
 """HTTP in front of the queue: validate, tokenise, admit, wait, stream.
 
-May import: contracts, Flask, gevent and gunicorn, redis, prometheus_client. Never torch, never models or workers.
+May import: contracts, Flask and Jinja, gevent and gunicorn, pydantic, redis, prometheus_client. Never torch, never
+models or workers.
 """

@@ -84,6 +84,18 @@ class Completion(TextCompletion):
     usage: Usage
 
 
+class Event(TypedDict):
+    """A server-sent event, as its reader sees it."""
+
+    data: Annotated[
+        str, Field(description="JSON: a CompletionChunk, Images, or, as the last, an Error. `[DONE]` ends the stream.")
+    ]
+    id: NotRequired[
+        Annotated[str, Field(description="How far each choice has come, in bytes of UTF-8; for `Last-Event-ID`.")]
+    ]
+    event: NotRequired[Literal["message"]]
+
+
 class Picture(TypedDict):
     b64_json: Annotated[str, Field(description="A PNG file in base64.")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def _kind(schema: Json) -> Markup:
     return escape(schema.get("type", "anything"))
 
 
+def _marked(text: str | None) -> Markup:
+    """Words in backticks are code, as in Markdown."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text or ""))))  # noqa: S704 - escaped just before
+
+
 _RANGES = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -83,4 +89,4 @@ def _range(schema: Json) -> str:
 
 
 _TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-_TEMPLATES.filters |= {"kind": _kind, "range": _range}
+_TEMPLATES.filters |= {"kind": _kind, "range": _range, "marked": _marked}

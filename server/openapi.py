@@ -18,6 +18,7 @@ from contracts.requests import CompletionBody, ImageBody, JobBody
 from contracts.settings import Settings
 from server import answers
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
+from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
 Tag = Literal["Text", "Pictures", "Jobs", "Models", "Operations"]
@@ -27,10 +28,7 @@ _TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, e
 _ENDS_JOB = (errors.JobCancelled, errors.EngineFailed, errors.LeaseLost, errors.JobTimedOut, errors.NotFound)
 _FINDS_JOB = (errors.NotFound, errors.EngineFailed)
 
-_EVENTS = (
-    "Server-sent events. The data of each is a CompletionChunk, or an Error as the last one; `[DONE]` ends a whole"
-    " stream. Lines that begin with a colon keep the connection alive."
-)
+_EVENTS = "The schema is that of each event. Lines that begin with a colon keep the connection alive."
 _JOB_ID: Json = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _MODEL: Json = {
     "name": "name",
@@ -43,7 +41,7 @@ _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
     "in": "header",
     "description": "The id of the last event that you have seen: go on behind it.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,9}(,[0-9]{1,9})*$"},
+    "schema": {"type": "string", "pattern": f"^{EVENT_ID.pattern}$"},
 }
 
 
@@ -156,7 +154,7 @@ def document(app: Flask, settings: Settings) -> Json:
 
 def _schemas(known: list[Operation]) -> tuple[dict[Any, Json], Json]:
     """References by type, and what they refer to."""
-    types = [answers.Error, answers.CompletionChunk]
+    types = [answers.Error, answers.Event, answers.CompletionChunk, answers.Images]
     types += [kind for each in known for kind in (each.answer, each.body) if kind is not None]
     inputs: list[tuple[Any, JsonSchemaMode, TypeAdapter[Any]]] = [
         (kind, "validation", TypeAdapter(kind)) for kind in dict.fromkeys(types)
@@ -201,6 +199,8 @@ def _responses(endpoint: str, operation: Operation, schemas: dict[Any, Json]) ->
 
 def _success(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> Json:
     content: Json = {kind: {"schema": {"type": "string"}} for kind in operation.content}
+    if "text/event-stream" in content:
+        content["text/event-stream"] = {"schema": schemas[answers.Event]}
     if operation.answer:
         content = {"application/json": {"schema": schemas[operation.answer]}, **content}
     told = [HTTPStatus(operation.status).phrase + "."]

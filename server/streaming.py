@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from server.responses import end_chunk, result_body, result_of, text_chunk, usag
 from server.waiting import GLANCE_SECONDS, Delta, Look, Mailbox, Waiting
 
 HEARTBEAT_SECONDS = 10.0
+EVENT_ID = re.compile("[0-9]{1,9}(,[0-9]{1,9})*")
 
 log = logging.getLogger(__name__)
 
@@ -150,16 +152,16 @@ class JobStream:
 def offsets_of(record: JobRecord, last_event_id: str | None) -> list[int]:
     """How far a client has come that saw this event last. Raises InvalidRequest for what is no id of the job's."""
     choices = record.request.n if isinstance(record.request, TextRequest) else 0
-    if not last_event_id or not choices:
+    if not last_event_id:
         return [0] * choices
-    parts = last_event_id.split(",")
-    if len(parts) != choices or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    parts = last_event_id.split(",") if EVENT_ID.fullmatch(last_event_id) else []
+    if not parts or (choices and len(parts) != choices):
         raise InvalidRequest(
-            f"'Last-Event-ID' is {last_event_id[:40]!r}; the ids of this job's events are {choices} byte offsets,"
-            f" as '{','.join(['0'] * choices)}'; leave it out to begin anew",
+            f"'Last-Event-ID' is {last_event_id[:40]!r}; the ids of this job's events are"
+            f" {choices or 'no'} byte offsets, as '{','.join(['0'] * max(choices, 1))}'; leave it out to begin anew",
             param="Last-Event-ID",
         )
-    return [int(part) for part in parts]
+    return [int(part) for part in parts[:choices]]
 
 
 def _event(body: Mapping[str, object]) -> str:

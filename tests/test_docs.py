@@ -7,11 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from contracts import errors
-from contracts.requests import CompletionBody, ImageBody, JobBody
+from contracts.announcements import BOUNDS, Announcement, EngineCounters, Histogram, ServedModel
+from contracts.logs import FIELDS
+from contracts.requests import CompletionBody, ImageBody, JobBody, Target
 from contracts.settings import Settings, variable
+from server import metrics
 from server.app import create_app
+from server.counters import RequestCounters
 
 ROOT = Path(__file__).parents[1]
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -39,6 +44,23 @@ def test_every_route_is_documented():
     app = create_app(Settings())
     routes = {rule.rule.split("/<")[0] for rule in app.url_map.iter_rules()}
     assert [route for route in sorted(routes) if route not in API] == []
+
+
+def test_every_metric_and_every_field_of_a_log_line_is_explained():
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    served = ServedModel(
+        target=Target(model="m", version=1, variant="v"),
+        task="text",
+        digest="",
+        counters=EngineCounters(histograms={name: Histogram(counts=(), sum=0) for name in BOUNDS}),
+    )
+    announced = [Announcement(worker="w", device="cpu", ready=True, models=(served,))]
+    registry = CollectorRegistry()
+    RequestCounters(registry)
+    families = [*metrics._workers(announced), *metrics._engines(announced), *registry.collect()]
+    names = [family.name + ("_total" if family.type == "counter" else "") for family in families]
+    assert len(names) > 15
+    assert [name for name in (*names, "kamishibai_queue_depth", *FIELDS) if f"`{name}`" not in page] == []
 
 
 def test_every_dependency_has_its_reason():

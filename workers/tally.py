@@ -64,8 +64,8 @@ class EngineTally:
         self._jobs[ending.label] += 1
 
     def counters(self, slots: int, *, idle: bool) -> EngineCounters:
-        """`slots` is what the engine may run at once. `idle` says that it has no jobs: those that were taken from it are
-        still in its last report."""
+        """`slots` is what the engine may run at once. `idle` says that it has no jobs: its last report may still name
+        those that were taken from it."""
         return EngineCounters(
             units=self._units,
             prompt_tokens=self._prompt_tokens,

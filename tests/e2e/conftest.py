@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,22 @@ from contracts.store import Store
 class Product:
     """A running `kamishibai up`."""
 
-    def __init__(self, store: Path, *options: str) -> None:
+    def __init__(
+        self, store: Path, *options: str, settings: dict[str, str] | None = None, log: Path | None = None
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-P", "-m", "cli.main", "up", "--store", str(store), "--port", str(self.port)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KAMISHIBAI_")}
-        self.process = subprocess.Popen([*command, "--device", "cpu", *options], env=environment)
+        with log.open("wb") if log else nullcontext() as written:
+            self.process = subprocess.Popen(
+                [*command, "--device", "cpu", *options],
+                env=environment | (settings or {}),
+                stdout=written,
+                stderr=written,
+            )
 
     def wait_ready(self, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
@@ -79,8 +88,10 @@ class Product:
 def start_product(store: Store) -> Iterator[Callable[..., Product]]:
     started: list[Product] = []
 
-    def start(*options: str, root: Path | None = None) -> Product:
-        product = Product(root or store.root, *options)
+    def start(
+        *options: str, root: Path | None = None, settings: dict[str, str] | None = None, log: Path | None = None
+    ) -> Product:
+        product = Product(root or store.root, *options, settings=settings, log=log)
         started.append(product)
         return product
 
