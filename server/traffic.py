@@ -28,23 +28,28 @@ def begin() -> None:
 def end(response: Response) -> Response:
     """The answer is ready; it is noted when its last byte has been handed over."""
     response.headers["x-request-id"] = g.request_id
-    method, route = request.method, request.url_rule.rule if request.url_rule else UNKNOWN_ROUTE
+    # NOTE: what is noted holds no response: one that is never read would end as garbage, collected anywhere.
+    method, status, route = request.method, response.status_code, _route()
     level = logging.DEBUG if request.endpoint in OPEN_ENDPOINTS else logging.INFO  # probes ask every few seconds
     told, counters = g._get_current_object(), services().counters
 
     def note() -> None:
         seconds = time.monotonic() - told.began_at
         code = told.get("error_code", "")
-        counters.count(method, route, response.status_code, code, seconds)
-        fields = {"method": method, "route": route, "status": response.status_code, "seconds": round(seconds, 6)}
+        counters.count(method, route, status, code, seconds)
+        fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
         ids = {"request_id": told.request_id, "job_id": told.get("job_id")}
-        log.log(level, "%s %s %d", method, route, response.status_code, extra=fields | ids | {"code": code or None})
+        log.log(level, "%s %s %d", method, route, status, extra=fields | ids | {"code": code or None})
 
     if response.is_streamed:
         response.call_on_close(note)
     else:
         note()
     return response
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else UNKNOWN_ROUTE
 
 
 class RequestIds(logging.Filter):
