@@ -39,7 +39,7 @@ LIMITS: dict[str, Limit] = {
     "engine threads": Limit(16, at_rest=0),
     "redis data": Limit(32 * MIB, growth=4 * MIB, at_rest=2 * MIB),
     "redis connections": Limit(48, growth=32, at_rest=32),
-    "append-only file": Limit(160 * MIB),
+    "append-only file": Limit(80 * MIB),
 }
 KEYS_OF_JOB = 4 + MAX_CHOICES
 BYTES_OF_JOB = 4096
