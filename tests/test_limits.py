@@ -40,7 +40,8 @@ def number(text: str) -> float | None:
 
 def value(path: str) -> Any:
     """What a dotted path names: as much of it as there is a module, then attributes."""
-    module, names = path.split("."), []
+    module = path.split(".")
+    names: list[str] = []
     while True:
         try:
             found: Any = import_module(".".join(module))
