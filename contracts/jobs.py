@@ -203,7 +203,7 @@ CANCEL = (
     + EXPIRE_TEXTS
     + """
 -- ARGV: job id. Returns 'cancelled', 'ended' or 'missing'.
--- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result.
+-- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result, its place in RQ's registry included.
 local id = ARGV[1]
 local job = 'rq:job:' .. id
 if redis.call('TYPE', job).ok ~= 'hash' then return 'missing' end
@@ -220,7 +220,7 @@ for _, execution in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) 
 end
 redis.call('DEL', 'rq:executions:' .. id)
 redis.call('HSET', job, 'status', 'canceled', 'ended_at', iso)
-redis.call('ZADD', 'rq:canceled:' .. queue, math.floor(now), id)
+redis.call('ZADD', 'rq:canceled:' .. queue, math.floor(now) + lifetime, id)
 redis.call('EXPIRE', job, lifetime)
 expire_texts(id, lifetime)
 if status == 'started' and worker and worker ~= '' then
