@@ -53,6 +53,15 @@ def parse_memory(text: str) -> int:
         raise click.BadParameter(str(error)) from None
 
 
+def words(value: str | None, *known: str) -> list[str]:
+    """A list separated by commas. Raises click.BadParameter for a word that is not known."""
+    given = [word.strip() for word in (value or "").split(",") if word.strip()]
+    for word in given:
+        if word not in known:
+            raise click.BadParameter(f"{word!r} is not one of {', '.join(known)}.")
+    return given
+
+
 def check_device(name: str) -> str:
     """Raises click.BadParameter for what can be no device."""
     if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d{1,3})?", name):
@@ -226,13 +235,32 @@ def word_lstm(file: Path, vocabulary: Path, unknown_token: str | None, lowercase
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the model in the store.")
+@click.option(
+    "--formats",
+    callback=lambda _context, _option, value: words(value, "pytorch", "torchscript", "pt2", "onnx"),
+    help="Of pytorch, torchscript, pt2 and onnx, separated by commas.  [default: pytorch,onnx]",
+)
+@click.option(
+    "--precisions",
+    callback=lambda _context, _option, value: words(value, "fp32", "fp16", "bf16", "int8"),
+    help="Of fp32, fp16, bf16 and int8, separated by commas.  [default: all that a format has for this model]",
+)
+@click.option("--force", is_flag=True, help="Keep variants that miss a bound; the manifest says so.")
 @STORE
-def export(run: Path, name: str, store: Path) -> None:
-    """Make a bundle in the store from a training run's folder."""
+def export(run: Path, name: str, formats: list[Any], precisions: list[Any], force: bool, store: Path) -> None:
+    """Make a bundle in the store from a training run's folder.
+
+    pytorch:fp32 is always in it. Every other variant is measured beside it and left out if it is too far away. By
+    default those are all that pytorch and onnx have. TorchScript, which PyTorch has deprecated in favour of pt2, and
+    pt2, which is not served here but can be taken elsewhere, hold one more copy of the weights each; ask for them.
+    With both --formats and --precisions every pair is meant, and one that cannot be is refused with the reason.
+    """
     from contracts.store import Store
+    from export.formats import Wishes
     from export.run import export_run
 
-    tell(export_run(run, Store(store), name))
+    wishes = Wishes(frozenset(formats), frozenset(precisions), force=force, show_progress=True)
+    tell(export_run(run, Store(store), name, wishes))
 
 
 @cli.command()
@@ -279,6 +307,16 @@ def models(context: click.Context, store: Path) -> None:
 
     if context.invoked_subcommand is None:
         list_models(store)
+
+
+@models.command()
+@click.argument("model")
+@click.pass_context
+def show(context: click.Context, model: str) -> None:
+    """Show MODEL's variants, their files and how far each is from pytorch:fp32."""
+    from cli.models import show_model
+
+    show_model((context.parent or context).params["store"], model)
 
 
 @models.command()
@@ -456,6 +494,8 @@ def tell(bundle: Any) -> None:
     manifest = bundle.manifest
     megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
     click.echo(f"{manifest.name}@{manifest.version}: {manifest.family}, {megabytes:.1f} MB, in {bundle.path}")
+    for name, reason in manifest.left_out.items():
+        click.secho(f"{name} was left out: {reason}; --force of `kamishibai export` keeps it", fg="yellow", err=True)
 
 
 def log_to_stderr() -> None:

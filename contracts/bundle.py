@@ -21,14 +21,20 @@ from contracts.tokenizers import Tokenizer, TokenizerKind, read_tokenizer
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
-FP32_GRAPH = "fp32.onnx"
-INT8_GRAPH = "int8.onnx"
+FP16_WEIGHTS = "fp16.safetensors"
 INT8_WEIGHTS = "int8.safetensors"
 GRAPH_WEIGHTS = "graph.safetensors"  # fp32 weights in an arrangement that only graphs use
 DEFAULT_VARIANT = "pytorch:fp32"
 
 Family = Literal["lstm", "gpt2", "dcgan"]
 Task = Literal["text", "image"]
+Format = Literal["pytorch", "torchscript", "pt2", "onnx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+GRAPHS: dict[Precision, str] = {"fp32": "fp32.onnx", "fp16": "fp16.onnx", "int8": "int8.onnx"}
+
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # how large a difference is
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Frozen(BaseModel):
@@ -40,16 +46,41 @@ class FileEntry(_Frozen):
     bytes: Annotated[int, Field(ge=0)]
 
 
+class Parity(_Frozen):
+    """How far a variant's numbers are from those of `pytorch:fp32`, measured when the bundle was written, on a CPU.
+
+    Differences are of probabilities, or of pixels from 0 to 1; what does not apply or could not be judged is None.
+    """
+
+    max_difference: Size
+    mean_difference: Size
+    max_logit_difference: Size | None = None
+    reference_error: Size | None = None  # the largest difference of the reference's own logits from those of fp64
+    mean_kl: Size | None = None  # nats, of next-token distributions
+    equal_greedy_share: Share | None = None  # of a greedy text, until it first differs
+    perplexity_ratio: Size | None = None  # on held-out text; below 1: the variant predicts it better
+    psnr_db: Size | None = None  # of pictures; None also where no pixel differs
+    batch_invariant: bool  # whether a row keeps its bits in every batch and place
+    trained: bool  # whether the weights were trained; the bounds of int8 mean nothing for others
+    faults: tuple[str, ...] = ()  # bounds that were missed
+
+
 class Variant(_Frozen):
     """One way to run the model: a format and a precision, and the files that hold it."""
 
-    format: Literal["pytorch", "onnx"]
-    precision: Literal["fp32", "int8"]
+    format: Format
+    precision: Precision
     files: tuple[str, ...]
+    parity: Parity | None = None  # None: the reference itself, or a bundle from before this was measured
 
     @property
     def name(self) -> str:
-        return f"{self.format}:{self.precision}"
+        return variant_name(self.format, self.precision)
+
+    @property
+    def forced(self) -> bool:
+        """Whether it misses a bound and is here only since somebody insisted; no choice of ours may fall on it."""
+        return self.parity is not None and bool(self.parity.faults)
 
 
 class Limits(_Frozen):
@@ -79,6 +110,7 @@ class Manifest(_Frozen):
     tokenizer: TokenizerKind | None = None
     prompt_fields: PromptFields | None = None
     variants: tuple[Variant, ...]
+    left_out: dict[str, str] = {}  # variants that missed a bound, and which
     files: dict[str, FileEntry]
     example: Example
     provenance: dict[str, Any] = {}
@@ -134,6 +166,13 @@ class Bundle:
         """Changes when any byte of the bundle does, since the manifest holds every file's hash."""
         return sha256_of(self.path / MANIFEST)
 
+    def variant(self, name: str) -> Variant:
+        """The variant of a name. Raises StoreError that names those there are."""
+        for variant in self.manifest.variants:
+            if variant.name == name:
+                return variant
+        raise StoreError(f"{self.path} has no variant {name!r}; it has {', '.join(self.variants())}")
+
     def variants(self) -> list[str]:
         """Names of the ways to run it, as in `pytorch:fp32`."""
         return [variant.name for variant in self.manifest.variants]
@@ -148,6 +187,15 @@ class Bundle:
         if self._tokenizer is None:
             self._tokenizer = read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
         return self._tokenizer
+
+
+def variant_name(format_: Format, precision: Precision) -> str:
+    return f"{format_}:{precision}"
+
+
+def archive(format_: Format, precision: Precision) -> str:
+    """Name of the file that holds a whole program: `fp16.torchscript`, `fp32.pt2`."""
+    return f"{precision}.{format_}"
 
 
 def sha256_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 
 Config = LstmConfig | Gpt2Config | DcganConfig
+Weights = dict[str, Tensor]  # by the names of the family's module
 _CONFIGS: dict[Family, type[Config]] = {"lstm": LstmConfig, "gpt2": Gpt2Config, "dcgan": DcganConfig}
 
 

@@ -27,6 +27,7 @@ from contracts.connection import connect
 from contracts.jobs import JobQueue, JobRecord
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer, CharacterTokenizer
+from export import parity
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -37,6 +38,18 @@ Spoiled = Callable[[Any], st.SearchStrategy[bytes]]
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring
 
 VARIANTS = [{"format": "pytorch", "precision": "fp32", "files": [WEIGHTS]}]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_samples() -> Iterator[None]:
+    """Exports measure their variants on few and short texts; the tests of that measure more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "PROMPTS", 4)
+        patch.setattr(parity, "GROUPS", (1, 3))
+        patch.setattr(parity, "LONGEST_PROMPT", 12)
+        patch.setattr(parity, "NEW_TOKENS", 4)
+        patch.setattr(parity, "PICTURE_GROUPS", (1, 2))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -76,8 +76,11 @@ class ImageBackend(Protocol):
     def threads(self) -> int:
         """CPU threads that its calls use; other numbers may give other bits."""
 
+    def paint(self, latents: Tensor) -> Tensor:
+        """Latents (B, latent) -> pictures fp32 (B, channels, height, width) in [-1, 1]; B is a power of two."""
+
     def draw(self, latents: Tensor) -> Tensor:
-        """Latents (B, latent) -> pixels uint8 (B, height, width, channels); B is a power of two."""
+        """Latents (B, latent) -> their pixels uint8 (B, height, width, channels); B is a power of two."""
 
 
 def row_bucket(rows: int, slots: int, smallest: int) -> int:

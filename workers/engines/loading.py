@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
+from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import StoreError, from_record
 from contracts.requests import ImageRequest, TextRequest
 from contracts.settings import DEFAULT_KV_BYTES
@@ -17,7 +17,7 @@ from contracts.tokenizers import vocabulary_faults
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.probe import Probe, probe_images, probe_text
-from models.runtimes import TextBackend, onnx, pytorch
+from models.runtimes.load import load_images, load_text
 from models.weights import read_config
 from workers.engines import Done, Engine, Event, Failed, Request
 from workers.engines.image import ImageEngine
@@ -40,14 +40,12 @@ class LoadedModel:
 
 def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> LoadedModel:
     """Load, probe, and warm up with the bundle's own example. Raises StoreError."""
-    variants = {known.name: known for known in bundle.manifest.variants}
-    if variant not in variants:
-        raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(variants)}")
+    chosen = bundle.variant(variant)
     if faults := _manifest_faults(bundle):
         raise StoreError(f"{bundle.path} cannot be run: " + "; ".join(faults))
     engine: Engine[Any]
     if bundle.manifest.task == "text":
-        text_backend = _load_text(bundle, variants[variant], device, kv_bytes)
+        text_backend = load_text(bundle, chosen, device, kv_bytes)
         context_tokens = bundle.manifest.limits.context_tokens
         probe = probe_text(text_backend, context_tokens)
         engine = TextEngine(
@@ -55,7 +53,7 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
         )
         threads = text_backend.threads
     else:
-        image_backend = pytorch.load_images(bundle, device)
+        image_backend = load_images(bundle, chosen, device)
         probe = probe_images(image_backend)
         engine = ImageEngine(image_backend)
         threads = image_backend.threads
@@ -73,14 +71,6 @@ def _manifest_faults(bundle: Bundle) -> list[str]:
     if isinstance(config, Gpt2Config) and not 0 < (limits.context_tokens or 0) <= config.context_tokens:
         faults.append(f"its context has {config.context_tokens} tokens, not {limits.context_tokens}")
     return faults
-
-
-def _load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: int) -> TextBackend:
-    if variant.format == "pytorch":
-        return pytorch.load_text(bundle, device, kv_bytes)
-    if device.type != "cpu":
-        raise StoreError(f"{bundle.path}: variant {variant.name} runs on a CPU, not on {device}")
-    return onnx.load_text(bundle, variant, kv_bytes)
 
 
 def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int, probe: Probe) -> str:
