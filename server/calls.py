@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from contracts.errors import JobCancelled, JobTimedOut
+from contracts.errors import JobCancelled, JobTimedOut, NotFound, QueueUnavailable
 from contracts.jobs import JobRecord
 from contracts.requests import ImageRequest, TextRequest
 from server.access import caller
@@ -14,10 +14,13 @@ MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that 
 
 
 def enqueue_call(here: Services, request: TextRequest | ImageRequest) -> str:
-    """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id."""
+    """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id.
+
+    Once it has been read, `Services.farewells` should be told.
+    """
     return here.jobs.enqueue(
         request,
-        result_seconds=here.settings.sync_result_seconds,
+        result_seconds=here.settings.unread_result_seconds,
         timeout_seconds=here.settings.job_timeout_seconds,
         owner=caller().owner,
     )
@@ -30,14 +33,26 @@ def longest_wait_seconds(here: Services) -> float:
 def call(here: Services, request: TextRequest | ImageRequest, still_there: Callable[[], bool]) -> JobRecord:
     """Run a request and wait for its end. A client that leaves or waits too long takes its job with it.
 
-    Raises JobCancelled, JobTimedOut, NotFound (the job was deleted meanwhile) and redis.RedisError.
+    Raises JobCancelled, JobTimedOut, QueueUnavailable (the job is gone) and redis.RedisError.
     """
     job_id = enqueue_call(here, request)
     timeout_seconds = longest_wait_seconds(here)
-    record = here.waiting.wait_ended(job_id, timeout_seconds, still_there)
+    try:
+        record = here.waiting.wait_ended(job_id, timeout_seconds, still_there)
+        if not record.ended:
+            here.jobs.cancel(job_id)
+        here.farewells.add(record)
+    except NotFound:
+        raise lost_call() from None
     if record.ended:
         return record
-    here.jobs.cancel(job_id)
     if not still_there():
         raise JobCancelled("The client left before its answer was ready.")
     raise JobTimedOut(f"The job did not end within {timeout_seconds:.0f} seconds and was cancelled.")
+
+
+def lost_call() -> QueueUnavailable:
+    """What is said of a call whose job is not there any more: nobody but its client would have asked for it."""
+    return QueueUnavailable(
+        "The job of this call is gone, deleted or kept no longer while the queue could not be reached; send it again."
+    )

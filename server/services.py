@@ -15,6 +15,7 @@ from contracts.store import Store
 from server.access import Access
 from server.admission import Admission
 from server.catalogue import Catalogue
+from server.farewells import Farewells
 from server.metrics import QueueCollector
 from server.waiting import Waiting
 
@@ -30,6 +31,7 @@ class Services:
     catalogue: Catalogue
     admission: Admission
     waiting: Waiting
+    farewells: Farewells
     metrics: CollectorRegistry
 
 
@@ -48,6 +50,7 @@ def assemble(settings: Settings, connection: Redis) -> Services:
         catalogue=catalogue,
         admission=Admission(settings, catalogue),
         waiting=Waiting(connection, jobs),
+        farewells=Farewells(jobs, settings.sync_result_seconds),
         metrics=metrics,
     )
 

@@ -49,7 +49,11 @@ def run(
 
 
 def _settings(plan: Plan) -> Settings:
-    return Settings(job_result_seconds=plan.result_seconds, sync_result_seconds=min(30, plan.result_seconds))
+    return Settings(
+        job_result_seconds=plan.result_seconds,
+        sync_result_seconds=min(30, plan.result_seconds),
+        unread_result_seconds=plan.result_seconds,
+    )
 
 
 def _load(
