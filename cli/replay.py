@@ -51,7 +51,7 @@ def replay_job(job_id: str, store: Path, redis_url: str | None, device: str) -> 
     raise click.exceptions.Exit(1)
 
 
-def _image(result: TextResult | ImageResult) -> ImageResult:
+def _image(result: Result) -> ImageResult:
     if not isinstance(result, ImageResult):
         raise InvalidRequest("The job's result is a text, but its request asks for pictures.")
     return result

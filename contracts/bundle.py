@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from contracts.errors import StoreError
 from contracts.files import read_small
+from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.requests import MAX_COUNT, Target, describe
-from contracts.tokenizers import Tokenizer, TokenizerKind, read_tokenizer
+from contracts.tokenizers import EncoderTokenizer, Tokenizer, TokenizerKind, read_encoder_tokenizer, read_tokenizer
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -27,8 +28,8 @@ INT8_WEIGHTS = "int8.safetensors"
 GRAPH_WEIGHTS = "graph.safetensors"  # fp32 weights in an arrangement that only graphs use
 DEFAULT_VARIANT = "pytorch:fp32"
 
-Family = Literal["lstm", "gpt2", "dcgan"]
-Task = Literal["text", "image"]
+Family = Literal["lstm", "gpt2", "dcgan", "bert", "roberta"]
+Task = Literal["text", "image", "classify"]
 
 
 class _Frozen(BaseModel):
@@ -54,14 +55,14 @@ class Variant(_Frozen):
 
 class Limits(_Frozen):
     context_tokens: Annotated[int, Field(ge=2)] | None = (
-        None  # prompt and output together; None: no limit of the model's
+        None  # prompt and output together, or a text to classify; None: no limit of the model's
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     picture_pixels: tuple[int, int] | None = None  # width, height
 
 
 class Example(_Frozen):
-    """What warm-up runs: a prompt for text, nothing for pictures."""
+    """What warm-up runs: a prompt for text, a text to classify, nothing for pictures."""
 
     prompt: str | None = None
 
@@ -78,6 +79,7 @@ class Manifest(_Frozen):
     limits: Limits
     tokenizer: TokenizerKind | None = None
     prompt_fields: PromptFields | None = None
+    labels: Labels | None = None  # of a classifier
     variants: tuple[Variant, ...]
     files: dict[str, FileEntry]
     example: Example
@@ -99,6 +101,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._tokenizer: Tokenizer | None = None
+        self._encoder_tokenizer: EncoderTokenizer | None = None
 
     @classmethod
     def open(cls, path: Path, *, only: tuple[str, ...] | None = None) -> Bundle:
@@ -142,12 +145,27 @@ class Bundle:
         return Target(model=self.manifest.name, version=self.manifest.version, variant=variant)
 
     def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, read once. Raises StoreError for a bundle without one."""
+        """The tokenizer of a bundle that writes text, read once. Raises StoreError for a bundle without one."""
+        if self._tokenizer is None:
+            self._tokenizer = read_tokenizer(self._tokenizer_kind(), self.path / TOKENIZER)
+        return self._tokenizer
+
+    def encoder_tokenizer(self) -> EncoderTokenizer:
+        """The same for a classifier."""
+        if self._encoder_tokenizer is None:
+            self._encoder_tokenizer = read_encoder_tokenizer(self._tokenizer_kind(), self.path / TOKENIZER)
+        return self._encoder_tokenizer
+
+    def labels(self) -> Labels:
+        """A classifier's labels. Raises StoreError for a bundle without."""
+        if self.manifest.labels is None:
+            raise StoreError(f"{self.path} has no labels: its task is {self.manifest.task}")
+        return self.manifest.labels
+
+    def _tokenizer_kind(self) -> TokenizerKind:
         if self.manifest.tokenizer is None:
             raise StoreError(f"{self.path} has no tokenizer: its task is {self.manifest.task}")
-        if self._tokenizer is None:
-            self._tokenizer = read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
-        return self._tokenizer
+        return self.manifest.tokenizer
 
 
 def sha256_of(path: Path) -> str:

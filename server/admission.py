@@ -97,7 +97,7 @@ class Admission:
             raise InvalidRequest(f"'size' is {given}; {model.target.model} draws {choices}", param="size")
         return ImageRequest(target=model.target, seed=_seed(body.seed), count=body.n)
 
-    def job(self, body: JobBody) -> TextRequest | ImageRequest:
+    def job(self, body: JobBody) -> Request:
         """A request of either task; the model decides which. Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(_model_of(body))
         fields = {**body.input, "model": model.target.model}

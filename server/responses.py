@@ -27,7 +27,7 @@ def result_body(record: JobRecord, jobs: JobQueue) -> Json:
     return _images(record, result, jobs.pictures(result))
 
 
-def result_of(record: JobRecord) -> TextResult | ImageResult:
+def result_of(record: JobRecord) -> Result:
     """An ended job's result. Raises the job's own error, JobCancelled, or EngineFailed if there is nothing to read."""
     if record.error is not None:
         raise record.error

@@ -21,7 +21,7 @@ from workers.pictures import encode_png
 class Flight(ABC):
     """Belongs to one lease."""
 
-    def __init__(self, lease: Lease, request: TextRequest | ImageRequest, fingerprint: str) -> None:
+    def __init__(self, lease: Lease, request: Request, fingerprint: str) -> None:
         self.lease = lease
         self.request = request
         self._fingerprint = fingerprint

@@ -47,7 +47,7 @@ class Ending:
 
     lease: Lease
     outcome: Literal["finished", "failed", "stopped"]
-    result: TextResult | ImageResult | None = None
+    result: Result | None = None
     error: KamishibaiError | None = None
     pictures: list[bytes] = field(default_factory=list)
 

@@ -52,13 +52,13 @@ class LocalModel:
             for pixels in event.pictures
         ]
 
-    def run(self, request: TextRequest | ImageRequest) -> TextResult | ImageResult:
+    def run(self, request: Request) -> Result:
         if isinstance(request, TextRequest):
             return self.text(request)
         pictures = [base64.b64encode(picture).decode() for picture in self.pictures(request)]
         return ImageResult(count=request.count, pictures=pictures, fingerprint=self.fingerprint)
 
-    def _events(self, request: TextRequest | ImageRequest) -> Iterator[Event]:
+    def _events(self, request: Request) -> Iterator[Event]:
         """Raises EngineFailed if there is not enough memory for it."""
         self._engine.add(_ONLY, request)
         try:
