@@ -23,9 +23,11 @@ from contracts.bundle import (
     Variant,
 )
 from contracts.errors import InvalidRequest, StoreError
+from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
-from contracts.tokenizers import Tokenizer, vocabulary_faults
+from contracts.tokenizers import EncoderTokenizer, Tokenizer, vocabulary_faults
+from models.bert import BertConfig, RobertaConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.lstm import LstmConfig
@@ -40,14 +42,15 @@ class Draft:
 
     config: Config
     weights: dict[str, Tensor]
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | EncoderTokenizer | None
     example_prompt: str | None
     provenance: dict[str, Any]
     prompt_fields: PromptFields | None = None
+    labels: Labels | None = None
 
     def publish(self, store: Store, name: str) -> Bundle:
         """Write the next version of model `name`. Raises StoreError with all faults of this draft."""
-        if faults := [*weight_faults(self.config, self.weights), *self._text_faults()]:
+        if faults := [*weight_faults(self.config, self.weights), *self._text_faults(), *self._label_faults()]:
             raise StoreError(f"{name} cannot become a bundle: " + "; ".join(faults))
         return store.write(name, self._fill)
 
@@ -70,13 +73,16 @@ class Draft:
             "example": Example(prompt=self.example_prompt),
             "provenance": self.provenance,
             "prompt_fields": self.prompt_fields,
+            "labels": self.labels,
         }
 
     def _text_faults(self) -> list[str]:
         if isinstance(self.config, DcganConfig):
             return []
         if self.tokenizer is None:
-            return ["a text model needs a tokenizer"]
+            return ["a model of texts needs a tokenizer"]
+        if isinstance(self.tokenizer, EncoderTokenizer) != isinstance(self.config, BertConfig):
+            return [f"a tokenizer of kind {self.tokenizer.kind!r} does not fit this family"]
         faults = vocabulary_faults(self.tokenizer, self.config.vocabulary_size)
         try:
             for marker in self.prompt_fields.markers if self.prompt_fields else []:
@@ -88,8 +94,15 @@ class Draft:
             faults.append(f"the example prompt {self.example_prompt!r} cannot be read: {error}")
         return faults
 
+    def _label_faults(self) -> list[str]:
+        outputs = self.config.labels if isinstance(self.config, BertConfig) else 0
+        names = len(self.labels.names) if self.labels else 0
+        return [] if names == outputs else [f"{names} labels are named, but the model has {outputs}"]
+
 
 def _identity(config: Config) -> dict[str, str]:
+    if isinstance(config, BertConfig):
+        return {"family": "roberta" if isinstance(config, RobertaConfig) else "bert", "task": "classify"}
     if isinstance(config, DcganConfig):
         return {"family": "dcgan", "task": "image"}
     return {"family": "gpt2" if isinstance(config, Gpt2Config) else "lstm", "task": "text"}
@@ -104,6 +117,11 @@ def _more_variants(config: Config, folder: Path) -> list[Variant]:
         from export.onnx_gpt2 import write_onnx_gpt2
 
         write_onnx_gpt2(folder, config)
+    elif isinstance(config, BertConfig):
+        from export.onnx_bert import write_onnx_bert
+
+        write_onnx_bert(folder, config)
+        return [Variant(format="onnx", precision="fp32", files=(WEIGHTS, FP32_GRAPH))]
     elif isinstance(config, LstmConfig) and config.window is None:
         from export.onnx_lstm import write_onnx_lstm
 
@@ -120,6 +138,6 @@ def _more_variants(config: Config, folder: Path) -> list[Variant]:
 def _limits(config: Config) -> Limits:
     if isinstance(config, DcganConfig):
         return Limits(picture_pixels=(config.size, config.size))
-    if isinstance(config, Gpt2Config):
+    if isinstance(config, Gpt2Config | BertConfig):
         return Limits(context_tokens=config.context_tokens)
     return Limits(max_tokens=LSTM_MAX_TOKENS)

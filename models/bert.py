@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from contracts.labels import MAX_LABELS
 from contracts.sizes import check_sizes
 
-SMALLEST_ROWS = 4  # PyTorch's fp32 GEMMs give a row other bits with fewer rows than this
-
 HiddenActivation = Literal["gelu", "gelu_tanh", "relu"]  # the first is exact, by erf
 HIDDEN_ACTIVATIONS: dict[HiddenActivation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -160,14 +158,18 @@ class Bert(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (B, T), of which the first lengths (B,) of each text count -> logits (B, L)."""
+        return self.logits(self.read(tokens, lengths))
+
+    def read(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """The states (B, E) of the first tokens, which have seen all of their texts."""
         mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[:, None, None]  # B 1 1 T
         x = self.norm(self.tokens(tokens) + self.positions(self.config.positions(tokens)))
         for block in self.blocks:
             x = block(x, mask)
-        return self._classify(x[:, 0])
+        first: Tensor = x[:, 0]
+        return first
 
-    def _classify(self, first: Tensor) -> Tensor:
-        """States (B, E) of the first tokens -> logits (B, L), with rows enough that none's bits depend on how many."""
-        padded = F.pad(first, (0, 0, 0, max(0, SMALLEST_ROWS - len(first))))
-        logits: Tensor = self.head(torch.tanh(self.pool(padded)))
-        return logits[: len(first)]
+    def logits(self, first: Tensor) -> Tensor:
+        """First tokens' states (B, E) -> logits (B, L)."""
+        logits: Tensor = self.head(torch.tanh(self.pool(first)))
+        return logits

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from contracts.errors import JobCancelled, JobTimedOut
 from contracts.jobs import JobRecord
-from contracts.requests import ImageRequest, TextRequest
+from contracts.requests import Request
 from server.access import caller
 from server.services import Services
 

@@ -94,6 +94,13 @@ def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
+@pytest.fixture(scope="session")
+def write_classifier() -> Callable[..., Any]:
+    """`write_classifier(folder, family, **config)` leaves what `save_pretrained` writes of transformers' classifier
+    with random weights, and its tokenizer; returns it."""
+    return _write_classifier
+
+
 @pytest.fixture
 def jobs(connection: Redis) -> JobQueue:
     return JobQueue(connection)
@@ -230,6 +237,62 @@ def write_faces(store: Store, name: str = "faces") -> None:
         }
 
     store.write(name, fill)
+
+
+GENRES = ["Action", "Comedy", "Drama", "Film-Noir", "Sci-Fi"]
+PLOTS = ["the quick brown fox jumps over the lazy dog", "Ein höher schöner Ort", "A pilot in love with the sea."]
+
+
+def _write_classifier(folder: Path, family: str, **changes: Any) -> Any:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    tokenizer = encoder_tokenizer(family)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shape = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": 72,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "initializer_range": 0.3,  # peaked enough that a wrong operation shows
+        "problem_type": "multi_label_classification",
+        "id2label": dict(enumerate(GENRES)),
+        "pad_token_id": 1 if family == "roberta" else 0,
+    }
+    made: tuple[Any, Any] = {
+        "bert": (transformers.BertConfig, transformers.BertForSequenceClassification),
+        "roberta": (transformers.RobertaConfig, transformers.RobertaForSequenceClassification),
+    }[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = made[1](made[0](**shape | changes)).eval()
+        for name, weight in model.named_parameters():
+            if "LayerNorm" in name or name.endswith("bias"):  # which begin as ones and zeros
+                weight.data += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return model
+
+
+def encoder_tokenizer(family: str) -> tokenizers.Tokenizer:
+    """As the checkpoints of a family have it, trained on next to nothing."""
+    if family == "bert":
+        wordpiece = tokenizers.BertWordPieceTokenizer()
+        wordpiece.train_from_iterator(PLOTS, vocab_size=120, min_frequency=1, show_progress=False)
+        return with_frame(wordpiece._tokenizer, "[CLS]", "[SEP]")
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(PLOTS, vocab_size=300, min_frequency=1, special_tokens=specials, show_progress=False)
+    return with_frame(bpe._tokenizer, "<s>", "</s>")
+
+
+def with_frame(tokenizer: tokenizers.Tokenizer, begin: str, end: str) -> tokenizers.Tokenizer:
+    ids = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{begin} $A {end}", pair=f"{begin} $A {end} $B {end}", special_tokens=ids
+    )
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
