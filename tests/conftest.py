@@ -27,6 +27,7 @@ from contracts.connection import connect
 from contracts.jobs import JobQueue, JobRecord
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer, CharacterTokenizer
+from export.checkpoint import import_checkpoint
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -95,10 +96,29 @@ def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
+def encoder_tokenizer() -> Callable[[str], tokenizers.Tokenizer]:
+    """The library's tokenizer as the checkpoints of a family, "bert" or "roberta", have it."""
+    return _encoder_tokenizer
+
+
+@pytest.fixture(scope="session")
 def write_classifier() -> Callable[..., Any]:
     """`write_classifier(folder, family, **config)` leaves what `save_pretrained` writes of transformers' classifier
     with random weights, and its tokenizer; returns it."""
     return _write_classifier
+
+
+@pytest.fixture(scope="session")
+def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two classifiers with the labels GENRES and a context of 70 or 72 tokens: `genres` (BERT, any number of labels
+    apply) and `mood` (RoBERTa, one does)."""
+    made = Store(tmp_path_factory.mktemp("classifiers"))
+    problems = {"multi_label_classification": ("genres", "bert"), "single_label_classification": ("mood", "roberta")}
+    for problem, (name, family) in problems.items():
+        folder = tmp_path_factory.mktemp(name)
+        _write_classifier(folder, family, problem_type=problem)
+        import_checkpoint(folder, made, name)
+    return made
 
 
 @pytest.fixture
@@ -247,7 +267,7 @@ def _write_classifier(folder: Path, family: str, **changes: Any) -> Any:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    tokenizer = encoder_tokenizer(family)
+    tokenizer = _encoder_tokenizer(family)
     tokenizer.save(str(folder / "tokenizer.json"))
     shape = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -275,19 +295,19 @@ def _write_classifier(folder: Path, family: str, **changes: Any) -> Any:
     return model
 
 
-def encoder_tokenizer(family: str) -> tokenizers.Tokenizer:
+def _encoder_tokenizer(family: str) -> tokenizers.Tokenizer:
     """As the checkpoints of a family have it, trained on next to nothing."""
     if family == "bert":
         wordpiece = tokenizers.BertWordPieceTokenizer()
         wordpiece.train_from_iterator(PLOTS, vocab_size=120, min_frequency=1, show_progress=False)
-        return with_frame(wordpiece._tokenizer, "[CLS]", "[SEP]")
+        return _with_frame(wordpiece._tokenizer, "[CLS]", "[SEP]")
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe = tokenizers.ByteLevelBPETokenizer()
     bpe.train_from_iterator(PLOTS, vocab_size=300, min_frequency=1, special_tokens=specials, show_progress=False)
-    return with_frame(bpe._tokenizer, "<s>", "</s>")
+    return _with_frame(bpe._tokenizer, "<s>", "</s>")
 
 
-def with_frame(tokenizer: tokenizers.Tokenizer, begin: str, end: str) -> tokenizers.Tokenizer:
+def _with_frame(tokenizer: tokenizers.Tokenizer, begin: str, end: str) -> tokenizers.Tokenizer:
     ids = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{begin} $A {end}", pair=f"{begin} $A {end} $B {end}", special_tokens=ids

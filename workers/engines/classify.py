@@ -20,7 +20,7 @@ from workers.engines.memory import Allowance, out_of_memory
 MOST_REQUESTS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Text:
     """One text of a request."""
 
@@ -83,8 +83,8 @@ class ClassifyEngine:
                 raise
             return Call(self._make_room(batch, error), 0, 0, time.perf_counter() - started)
         self._allowance.count_call()
-        read = set(map(id, batch))
-        self._waiting = [text for text in self._waiting if id(text) not in read]
+        read = set(batch)
+        self._waiting = [text for text in self._waiting if text not in read]
         seconds = time.perf_counter() - started
         self._token_seconds = seconds / (len(batch) * batch[0].bucket)
         return Call(self._events(batch, logits), len(batch), len(batch), seconds)
