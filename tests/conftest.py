@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -296,10 +297,13 @@ def _write_classifier(folder: Path, family: str, **changes: Any) -> Any:
 
 
 def _encoder_tokenizer(family: str) -> tokenizers.Tokenizer:
-    """As the checkpoints of a family have it, trained on next to nothing."""
+    """As the checkpoints of a family have it, of the words and letters of PLOTS."""
     if family == "bert":
-        wordpiece = tokenizers.BertWordPieceTokenizer()
-        wordpiece.train_from_iterator(PLOTS, vocab_size=120, min_frequency=1, show_progress=False)
+        words = dict.fromkeys(" ".join(PLOTS).lower().replace(".", " .").split())
+        letters = string.ascii_lowercase + string.digits + ".,!?-'"
+        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        pieces = dict.fromkeys([*specials, *letters, *(f"##{letter}" for letter in letters), *words])
+        wordpiece = tokenizers.BertWordPieceTokenizer({piece: token for token, piece in enumerate(pieces)})
         return _with_frame(wordpiece._tokenizer, "[CLS]", "[SEP]")
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe = tokenizers.ByteLevelBPETokenizer()
