@@ -1,4 +1,4 @@
-"""Classifiers as a user meets them: `up` on imported checkpoints, HTTP, many clients, replay, the documents' examples."""
+"""Classifiers as a user meets them: `up` on imported checkpoints, HTTP, many clients, replay, the page's examples."""
 
 from __future__ import annotations
 
@@ -33,19 +33,23 @@ def running(start_product, classifiers):
 
 
 def test_many_clients_get_what_each_gets_alone(running, local):
+    def asked(number):
+        return ("genres", "mood")[number % 2], (TEXTS * 2)[number % 5 :][: 1 + number % 7], 1 + number % 5
+
     def ask(number):
-        name, texts = ("genres", "mood")[number % 2], (TEXTS * 2)[number % 5 :][: 1 + number % 7]
-        status, answer = running.post("/v1/classify", {"model": name, "input": texts, "top_k": 1 + number % 5})
+        name, texts, top_k = asked(number)
+        return running.post("/v1/classify", {"model": name, "input": texts, "top_k": top_k})
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(ask, range(60)))
+    for number, (status, answer) in enumerate(answers):
         assert status == 200, answer
-        expected = local[name].labels(request_of(local[name], tuple(texts), None, 1 + number % 5))
+        name, texts, top_k = asked(number)
+        expected = local[name].labels(request_of(local[name], tuple(texts), None, top_k))
         assert answer["data"] == [
             {"index": index, **each.model_dump(mode="json")} for index, each in enumerate(expected.classifications)
         ]
         assert answer["system_fingerprint"] == expected.fingerprint
-
-    with ThreadPoolExecutor(8) as clients:
-        list(clients.map(ask, range(60)))
-    assert running.metric(r'kamishibai_units_total\{.*model="genres"') > 60
 
 
 def test_a_job_can_be_replayed(running, classifiers):

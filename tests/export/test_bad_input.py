@@ -132,7 +132,7 @@ def test_a_spoiled_classifier_is_refused_or_imported(classifier, saved_classifie
 
 @pytest.mark.parametrize(
     "field",
-    ["vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size", "pad_token_id"],
+    ["vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size"],
 )
 @pytest.mark.parametrize("value", HUGE, ids=lambda value: repr(value)[:20])
 def test_a_classifier_that_lies_about_sizes_is_refused_before_they_take_memory(
@@ -140,7 +140,7 @@ def test_a_classifier_that_lies_about_sizes_is_refused_before_they_take_memory(
 ):
     config = json.loads((classifier / "config.json").read_text())
     (classifier / "config.json").write_text(json.dumps(config | {field: value}))
-    refused(lambda: import_checkpoint(classifier, store, "tags"), must=(field, value) != ("pad_token_id", None))
+    refused(lambda: import_checkpoint(classifier, store, "tags"), must=True)
 
 
 @pytest.mark.parametrize("field", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])
