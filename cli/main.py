@@ -183,15 +183,24 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path) -> None:
 @import_.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the model in the store.")
-@click.option("--fields", help="Format of its texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
+@click.option("--fields", help="Format of GPT-2's texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
+@click.option(
+    "--activation",
+    type=click.Choice(["sigmoid", "softmax"]),
+    help="Of a classifier: any number of labels apply to a text, or one.  [default: what problem_type says]",
+)
 @STORE
-def hf(folder: Path, name: str, fields: str | None, store: Path) -> None:
-    """Import a Hugging Face GPT-2 checkpoint: FOLDER holds config.json, weights and tokenizer."""
+def hf(folder: Path, name: str, fields: str | None, activation: Any, store: Path) -> None:
+    """Import a Hugging Face checkpoint: FOLDER holds config.json, weights and tokenizer.
+
+    That of a GPT-2, or of a BERT or RoBERTa for sequence classification.
+    """
     from contracts.prompt_fields import PromptFields
     from contracts.store import Store
-    from export.huggingface import import_gpt2
+    from export.checkpoint import import_checkpoint
 
-    tell(import_gpt2(folder, Store(store), name, PromptFields.from_format(fields) if fields else None))
+    prompt_fields = PromptFields.from_format(fields) if fields else None
+    tell(import_checkpoint(folder, Store(store), name, prompt_fields, activation))
 
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -487,6 +496,22 @@ def generate(**options: Any) -> None:
     from cli.generate import generate as generate_locally
 
     generate_locally(**options)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Labels this likely apply.  [default: the model's]")
+@click.option("--top-k", type=click.IntRange(1), help="Show so many labels, likeliest first.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each text.")
+@DEVICE
+@VARIANT
+@STORE
+def classify(**options: Any) -> None:
+    """Label each TEXT with MODEL, without a server. Labels that apply are marked with a star."""
+    from cli.classify import classify as classify_locally
+
+    classify_locally(**options)
 
 
 def tell(bundle: Any) -> None:

@@ -22,11 +22,11 @@ class _Frozen(BaseModel):
 
 
 class EngineCounters(_Frozen):
-    """Counted since the worker's start. A call's batch size is the rows or pictures it ran for requests."""
+    """Counted since the worker's start. A call's batch size is the rows, pictures or texts it ran for requests."""
 
     calls: Counter = 0
     call_seconds: float = 0.0
-    units: Counter = 0  # tokens or pictures made
+    units: Counter = 0  # tokens or pictures made, texts classified
     batch_sizes: tuple[Counter, ...] = (0,) * (len(BATCH_SIZE_BOUNDS) + 1)  # calls per bound, the last for larger ones
     running: Counter = 0
     waiting: Counter = 0

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from contracts.errors import StoreError
 from contracts.files import read_small
+from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.requests import MAX_COUNT, Target, describe
-from contracts.tokenizers import Tokenizer, TokenizerKind, read_tokenizer
+from contracts.tokenizers import EncoderTokenizer, Tokenizer, TokenizerKind, read_encoder_tokenizer, read_tokenizer
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -26,8 +27,8 @@ INT8_WEIGHTS = "int8.safetensors"
 GRAPH_WEIGHTS = "graph.safetensors"  # fp32 weights in an arrangement that only graphs use
 DEFAULT_VARIANT = "pytorch:fp32"
 
-Family = Literal["lstm", "gpt2", "dcgan"]
-Task = Literal["text", "image"]
+Family = Literal["lstm", "gpt2", "dcgan", "bert", "roberta"]
+Task = Literal["text", "image", "classify"]
 Format = Literal["pytorch", "torchscript", "pt2", "onnx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -59,6 +60,7 @@ class Parity(_Frozen):
     mean_kl: Size | None = None  # nats, of next-token distributions
     equal_greedy_share: Share | None = None  # of a greedy text, until it first differs
     perplexity_ratio: Size | None = None  # on held-out text; below 1: the variant predicts it better
+    equal_labels_share: Share | None = None  # of texts to which the very same labels apply
     psnr_db: Size | None = None  # of pictures; None also where no pixel differs
     batch_invariant: bool  # whether a row keeps its bits in every batch and place
     trained: bool  # whether the weights were trained; the bounds of int8 mean nothing for others
@@ -85,14 +87,14 @@ class Variant(_Frozen):
 
 class Limits(_Frozen):
     context_tokens: Annotated[int, Field(ge=2)] | None = (
-        None  # prompt and output together; None: no limit of the model's
+        None  # prompt and output together, or a text to classify; None: no limit of the model's
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     picture_pixels: tuple[int, int] | None = None  # width, height
 
 
 class Example(_Frozen):
-    """What warm-up runs: a prompt for text, nothing for pictures."""
+    """What warm-up runs: a prompt for text, a text to classify, nothing for pictures."""
 
     prompt: str | None = None
 
@@ -109,6 +111,7 @@ class Manifest(_Frozen):
     limits: Limits
     tokenizer: TokenizerKind | None = None
     prompt_fields: PromptFields | None = None
+    labels: Labels | None = None  # of a classifier
     variants: tuple[Variant, ...]
     left_out: dict[str, str] = {}  # variants that missed a bound, and which
     files: dict[str, FileEntry]
@@ -131,6 +134,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._tokenizer: Tokenizer | None = None
+        self._encoder_tokenizer: EncoderTokenizer | None = None
 
     @classmethod
     def open(cls, path: Path, *, only: tuple[str, ...] | None = None) -> Bundle:
@@ -181,12 +185,27 @@ class Bundle:
         return Target(model=self.manifest.name, version=self.manifest.version, variant=variant)
 
     def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, read once. Raises StoreError for a bundle without one."""
+        """The tokenizer of a bundle that writes text, read once. Raises StoreError for a bundle without one."""
+        if self._tokenizer is None:
+            self._tokenizer = read_tokenizer(self._tokenizer_kind(), self.path / TOKENIZER)
+        return self._tokenizer
+
+    def encoder_tokenizer(self) -> EncoderTokenizer:
+        """The same for a classifier."""
+        if self._encoder_tokenizer is None:
+            self._encoder_tokenizer = read_encoder_tokenizer(self._tokenizer_kind(), self.path / TOKENIZER)
+        return self._encoder_tokenizer
+
+    def labels(self) -> Labels:
+        """A classifier's labels. Raises StoreError for a bundle without."""
+        if self.manifest.labels is None:
+            raise StoreError(f"{self.path} has no labels: its task is {self.manifest.task}")
+        return self.manifest.labels
+
+    def _tokenizer_kind(self) -> TokenizerKind:
         if self.manifest.tokenizer is None:
             raise StoreError(f"{self.path} has no tokenizer: its task is {self.manifest.task}")
-        if self._tokenizer is None:
-            self._tokenizer = read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
-        return self._tokenizer
+        return self.manifest.tokenizer
 
 
 def variant_name(format_: Format, precision: Precision) -> str:

@@ -24,8 +24,8 @@ from rq.serializers import JSONSerializer
 from contracts import keys
 from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, from_record
 from contracts.lua import CLOCK, EXPIRE_TEXTS, WHOLE
-from contracts.requests import ImageRequest, TextRequest, parse_request
-from contracts.results import RESULT, ImageResult, TextResult
+from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest, parse_request
+from contracts.results import RESULT, ClassifyResult, ImageResult, Result, TextResult
 
 JOB_FUNCTION = "workers.tasks.perform"
 LOST_LEASES_ALLOWED = 3
@@ -54,11 +54,11 @@ class JobRecord:
 
     id: str
     status: Status
-    request: TextRequest | ImageRequest
+    request: Request
     created_at: float
     started_at: float | None
     ended_at: float | None
-    result: TextResult | ImageResult | None
+    result: Result | None
     error: KamishibaiError | None
     owner: str | None  # id of the API key that made it; None: made while there were no keys
 
@@ -77,7 +77,7 @@ class JobQueue:
 
     def enqueue(
         self,
-        request: TextRequest | ImageRequest,
+        request: Request,
         *,
         result_seconds: int,
         timeout_seconds: int,
@@ -270,7 +270,7 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
     )
 
 
-def request_of(data: bytes) -> TextRequest | ImageRequest:
+def request_of(data: bytes) -> Request:
     """The request in the `data` field of RQ's job hash. Raises InvalidRequest for anything that is not ours."""
     try:
         function, instance, args, kwargs = json.loads(_inflate(data, MAX_DATA_BYTES))
@@ -301,9 +301,7 @@ def _owner_of(meta: bytes | None) -> str | None:
     return owner if isinstance(owner, str) else None
 
 
-def _result_of(
-    result: dict[bytes, bytes], job_id: str, request: TextRequest | ImageRequest
-) -> TextResult | ImageResult | None:
+def _result_of(result: dict[bytes, bytes], job_id: str, request: Request) -> Result | None:
     try:
         found = RESULT.validate_json(base64.b64decode(result[b"return_value"]))
     except (KeyError, ValueError):
@@ -311,10 +309,12 @@ def _result_of(
     return found if _answers(found, job_id, request) else None
 
 
-def _answers(result: TextResult | ImageResult, job_id: str, request: TextRequest | ImageRequest) -> bool:
+def _answers(result: Result, job_id: str, request: Request) -> bool:
     """Whether a result is one of this request's, and names no keys of others."""
     if isinstance(result, TextResult):
         return isinstance(request, TextRequest) and len(result.choices) == request.n
+    if isinstance(result, ClassifyResult):
+        return isinstance(request, ClassifyRequest) and len(result.classifications) == len(request.texts)
     key = result.pictures_key
     own = key is None or key.startswith(keys.pictures(job_id, ""))
     return isinstance(request, ImageRequest) and result.count == request.count and own

@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle, Example, Limits, Manifest, Variant
 from contracts.errors import InvalidRequest, StoreError
+from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
-from contracts.tokenizers import Tokenizer, vocabulary_faults
+from contracts.tokenizers import EncoderTokenizer, Tokenizer, vocabulary_faults
 from export.formats import REFERENCE, Kind, Wishes, choose, write
 from export.parity import Judge
+from models.bert import BertConfig, RobertaConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.weights import Config, Weights, weight_faults
@@ -28,10 +30,11 @@ class Draft:
 
     config: Config
     weights: Weights
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | EncoderTokenizer | None
     example_prompt: str | None
     provenance: dict[str, Any]
     prompt_fields: PromptFields | None = None
+    labels: Labels | None = None
     trained: bool = True  # whether somebody trained the weights: bounds of int8 mean nothing for others
     held_out: str | None = None  # text like that of the training, but not of it
 
@@ -40,7 +43,7 @@ class Draft:
 
         Raises StoreError with all faults of this draft, and for variants that cannot be.
         """
-        if faults := [*weight_faults(self.config, self.weights), *self._text_faults()]:
+        if faults := [*weight_faults(self.config, self.weights), *self._text_faults(), *self._label_faults()]:
             raise StoreError(f"{name} cannot become a bundle: " + "; ".join(faults))
         return store.write(name, lambda folder: self._fill(folder, wishes or Wishes()))
 
@@ -62,6 +65,7 @@ class Draft:
             "example": Example(prompt=self.example_prompt),
             "provenance": self.provenance,
             "prompt_fields": self.prompt_fields,
+            "labels": self.labels,
         }
         if len(kinds) > 1:
             fields |= self._more_variants(folder, fields, kinds[1:], wishes)
@@ -91,7 +95,9 @@ class Draft:
         if isinstance(self.config, DcganConfig):
             return []
         if self.tokenizer is None:
-            return ["a text model needs a tokenizer"]
+            return ["a model of texts needs a tokenizer"]
+        if isinstance(self.tokenizer, EncoderTokenizer) != isinstance(self.config, BertConfig):
+            return [f"a tokenizer of kind {self.tokenizer.kind!r} does not fit this family"]
         faults = vocabulary_faults(self.tokenizer, self.config.vocabulary_size)
         try:
             for marker in self.prompt_fields.markers if self.prompt_fields else []:
@@ -103,8 +109,15 @@ class Draft:
             faults.append(f"the example prompt {self.example_prompt!r} cannot be read: {error}")
         return faults
 
+    def _label_faults(self) -> list[str]:
+        outputs = self.config.labels if isinstance(self.config, BertConfig) else 0
+        names = len(self.labels.names) if self.labels else 0
+        return [] if names == outputs else [f"{names} labels are named, but the model has {outputs}"]
+
 
 def _identity(config: Config) -> dict[str, str]:
+    if isinstance(config, BertConfig):
+        return {"family": "roberta" if isinstance(config, RobertaConfig) else "bert", "task": "classify"}
     if isinstance(config, DcganConfig):
         return {"family": "dcgan", "task": "image"}
     return {"family": "gpt2" if isinstance(config, Gpt2Config) else "lstm", "task": "text"}
@@ -121,6 +134,6 @@ def _remove_unused(folder: Path, variants: list[Variant]) -> None:
 def _limits(config: Config) -> Limits:
     if isinstance(config, DcganConfig):
         return Limits(picture_pixels=(config.size, config.size))
-    if isinstance(config, Gpt2Config):
+    if isinstance(config, Gpt2Config | BertConfig):
         return Limits(context_tokens=config.context_tokens)
     return Limits(max_tokens=LSTM_MAX_TOKENS)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args
 
 from contracts.bundle import WEIGHTS, Family, Format, Precision, variant_name
 from contracts.errors import StoreError
+from models.bert import BertConfig, RobertaConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.lstm import LstmConfig
@@ -149,6 +150,12 @@ def _onnx_dcgan(folder: Path, config: DcganConfig, weights: Weights, precision: 
     return write_onnx_dcgan(folder, config, precision)
 
 
+def _onnx_bert(folder: Path, config: BertConfig, weights: Weights, precision: Precision) -> tuple[str, ...]:
+    from export.onnx_bert import write_onnx_bert
+
+    return write_onnx_bert(folder, config, precision)
+
+
 def _kinds(torchscript: Writer, pt2: Writer | str, onnx: dict[Precision, Writer | str]) -> dict[Kind, Writer | str]:
     """All kinds of a family; what holds for every family is said once."""
     found: dict[Kind, Writer | str] = {}
@@ -174,7 +181,24 @@ _TORCH_INT8 = (
 )
 _ONNX_BF16 = "ONNX Runtime has no bf16 MatMul, Gemm or ConvTranspose on a CPU; pytorch:bf16 has them"
 
-_CONFIGS: dict[Family, type[Any]] = {"lstm": LstmConfig, "gpt2": Gpt2Config, "dcgan": DcganConfig}
+_CONFIGS: dict[Family, type[Any]] = {
+    "lstm": LstmConfig,
+    "gpt2": Gpt2Config,
+    "dcgan": DcganConfig,
+    "roberta": RobertaConfig,  # before the family whose config it extends
+    "bert": BertConfig,
+}
+_CLASSIFIERS = FamilyFormats(
+    _kinds(
+        _torchscript,
+        _pt2,
+        {
+            "fp32": _onnx_bert,
+            "int8": _onnx_bert,
+            "fp16": "ONNX Runtime has no fp16 Gemm on a CPU: it would cast every layer to fp32 and back",
+        },
+    )
+)
 FAMILIES: dict[Family, FamilyFormats] = {
     "lstm": FamilyFormats(
         _kinds(
@@ -190,6 +214,8 @@ FAMILIES: dict[Family, FamilyFormats] = {
     "gpt2": FamilyFormats(
         _kinds(_torchscript, _pt2, {"fp32": _onnx_gpt2, "fp16": _onnx_gpt2, "int8": _onnx_gpt2}), _gpt2_unfit
     ),
+    "bert": _CLASSIFIERS,
+    "roberta": _CLASSIFIERS,
     "dcgan": FamilyFormats(
         _kinds(
             _torchscript,

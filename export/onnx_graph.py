@@ -38,6 +38,11 @@ class Graph:
         self.weights[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         return name
 
+    def integer(self, name: str, value: int) -> str:
+        """A constant whole number, such as an index."""
+        self.weights[name] = helper.make_tensor(name, TensorProto.INT64, [], [value])
+        return name
+
     def constant(self, name: str, element: int, value: float) -> str:
         """A constant number."""
         self.weights[name] = helper.make_tensor(name, element, [], [value])

@@ -9,18 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from math import exp, log10
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from contracts.bundle import Bundle, Parity, Precision, Variant
-from export.pt2 import load_pt2_images, load_pt2_text
+from contracts.labels import Activation
+from export.pt2 import load_pt2_classifier, load_pt2_images, load_pt2_text
 from models.noise import latents
-from models.probe import probe_images, probe_text
-from models.runtimes import PREFILL_CHUNK, Chunk, ImageBackend, TextBackend, row_bucket
-from models.runtimes.load import load_images, load_text
+from models.probe import probe_classify, probe_images, probe_text
+from models.runtimes import (
+    PREFILL_CHUNK,
+    Chunk,
+    ClassifyBackend,
+    ImageBackend,
+    TextBackend,
+    length_bucket,
+    most_texts,
+    row_bucket,
+)
+from models.runtimes.load import load_classifier, load_images, load_text
+from models.runtimes.pytorch import load_classifier as load_pytorch_classifier
 from models.runtimes.pytorch import load_images as load_pytorch_images
 from models.runtimes.pytorch import load_text as load_pytorch_text
 
@@ -51,6 +64,13 @@ class Judge:
         if bundle.manifest.task == "image":
             self._painter = load_pytorch_images(bundle, CPU)
             return
+        if bundle.manifest.task == "classify":
+            self._classifier = load_pytorch_classifier(bundle, CPU)
+            self._inputs = _inputs(bundle, self._classifier)
+            self._expected = _classified(self._classifier, self._inputs)
+            true_logits = _classified(load_pytorch_classifier(bundle, CPU, dtype=torch.float64), self._inputs)
+            self._error = (self._expected - true_logits).abs().max().item()
+            return
         self._reader = load_pytorch_text(bundle, CPU)
         self._has_held_out = len(held_out) >= PROMPTS
         self._texts = self._make_texts(held_out if self._has_held_out else [])
@@ -60,11 +80,13 @@ class Judge:
     def judge(self, variant: Variant) -> Parity:
         """Raises StoreError for a variant that cannot be run here."""
         if variant.format == "pt2":
-            text, images = load_pt2_text, load_pt2_images
+            text, images, classifier = load_pt2_text, load_pt2_images, load_pt2_classifier
         else:
-            text, images = load_text, load_images
+            text, images, classifier = load_text, load_images, load_classifier
         if self._bundle.manifest.task == "image":
             parity = self._judge_pictures(images(self._bundle, variant, CPU), variant.name)
+        elif self._bundle.manifest.task == "classify":
+            parity = self._judge_classifier(classifier(self._bundle, variant, CPU))
         else:
             parity = self._judge_text(text(self._bundle, variant, CPU), variant.name)
         return parity.model_copy(update={"faults": tuple(faults(parity, variant.precision))})
@@ -101,6 +123,26 @@ class Judge:
             trained=self._trained,
         )
 
+    def _judge_classifier(self, classifier: ClassifyBackend) -> Parity:
+        labels = self._bundle.labels()
+        logits, expected = _classified(classifier, self._inputs), self._expected
+        ours, theirs = (
+            torch.tensor([labels.probabilities(row) for row in each.tolist()]) for each in (expected, logits)
+        )
+        applying = [[labels.applying(row, labels.threshold) for row in each.tolist()] for each in (ours, theirs)]
+        equal = sum(one == other for one, other in zip(*applying, strict=True))
+        gap = (ours - theirs).abs()
+        return Parity(
+            max_difference=gap.max().item(),
+            mean_difference=gap.mean().item(),
+            max_logit_difference=(logits - expected).abs().max().item(),
+            reference_error=self._error,
+            mean_kl=_divergence(expected.double(), logits.double(), labels.activation),
+            equal_labels_share=equal / len(self._inputs),
+            batch_invariant=probe_classify(classifier).batch_invariant,
+            trained=self._trained,
+        )
+
     def _compare_text(self, other: TextBackend, name: str) -> _Differences:
         """Both read the texts group by group, side by side, so that no more than one chunk's logits are kept."""
         found = _Differences()
@@ -131,6 +173,38 @@ class Judge:
         count = min(NEW_TOKENS, context - longest)
         whole = _continued(self._reader, prompts, count)
         return [(text[: len(prompt)], text[len(prompt) :]) for prompt, text in zip(prompts, whole, strict=True)]
+
+
+def _inputs(bundle: Bundle, classifier: ClassifyBackend) -> list[list[int]]:
+    """Texts of many lengths: the example, then tokens drawn from all."""
+    example = bundle.encoder_tokenizer().encode(bundle.manifest.example.prompt or "")
+    drawn = torch.randint(
+        classifier.vocabulary_size, (PROMPTS, LONGEST_PROMPT), generator=torch.Generator().manual_seed(0)
+    )
+    longest = min(LONGEST_PROMPT, classifier.context_tokens)
+    return [(example + row)[: 1 + place * longest // PROMPTS] for place, row in enumerate(drawn.tolist())]
+
+
+def _classified(classifier: ClassifyBackend, texts: list[list[int]]) -> Tensor:
+    """Logits (texts, labels), of groups of one length bucket as they are served."""
+    rows: list[Tensor] = []
+    for bucket, group in groupby(texts, lambda text: length_bucket(len(text))):
+        waiting = list(group)
+        most = most_texts(bucket, classifier.batch_tokens)
+        rows += [classifier.classify(waiting[begin : begin + most]) for begin in range(0, len(waiting), most)]
+    return torch.cat(rows)
+
+
+def _divergence(expected: Tensor, found: Tensor, activation: Activation) -> float:
+    """Mean KL divergence in nats: of the distribution over labels, or of one label's yes or no."""
+    if activation == "softmax":
+        ours, theirs = expected.log_softmax(-1), found.log_softmax(-1)
+        return max(0.0, (ours.exp() * (ours - theirs)).sum(-1).mean().item())
+    parts = [
+        F.logsigmoid(sign * expected).exp() * (F.logsigmoid(sign * expected) - F.logsigmoid(sign * found))
+        for sign in (1, -1)
+    ]
+    return max(0.0, (parts[0] + parts[1]).mean().item())
 
 
 def faults(parity: Parity, precision: Precision) -> Iterator[str]:

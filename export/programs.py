@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contracts.bundle import Precision
+from models.bert import Bert, BertConfig
 from models.dcgan import generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel, input_weights, recurrent_weights
+from models.runtimes import LENGTH_STEP
 from models.weights import Config, Weights
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -39,6 +41,9 @@ def program(config: Config, weights: Weights, precision: Precision) -> tuple[nn.
         tokens, positions = torch.zeros(4, 2, dtype=torch.int64), torch.arange(2).expand(4, 2).contiguous()
         example = (tokens, positions, torch.arange(3), keys.clone(), values.clone())
         return Gpt2Program(_loaded(Gpt2(config), weights, dtype)), example
+    if isinstance(config, BertConfig):
+        bert = BertProgram(_loaded(Bert(config), weights, dtype))
+        return bert, (torch.zeros(4, LENGTH_STEP, dtype=torch.int64), torch.full((4,), LENGTH_STEP))
     folded = fold_batch_norm(_loaded(generator(config), weights, torch.float32)).to(dtype)
     return folded, (torch.zeros(2, config.latent, 1, 1, dtype=dtype),)
 
@@ -78,6 +83,17 @@ class Gpt2Program(nn.Module):
             x = x + block.attention.merge(block.attention.attend(q, keys[layer], values[layer], mask))
             x = x + block.feed_forward(x)
         return model.logits(x.flatten(0, 1)[wanted]), keys, values
+
+
+class BertProgram(nn.Module):
+    def __init__(self, model: Bert) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        first = self.model.read(tokens, lengths)
+        more = first.new_zeros(LENGTH_STEP, first.shape[1])[first.shape[0] :]  # see pytorch.BertBackend
+        return self.model.logits(torch.cat([first, more]))[: first.shape[0]]
 
 
 class LstmProgram(nn.Module):

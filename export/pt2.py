@@ -17,8 +17,9 @@ from torch.export import Dim
 from contracts.bundle import Bundle, Precision, Variant, archive
 from contracts.settings import DEFAULT_KV_BYTES
 from export.programs import program
+from models.bert import BertConfig
 from models.gpt2 import Gpt2Config
-from models.runtimes import ImageBackend, TextBackend, programs
+from models.runtimes import ClassifyBackend, ImageBackend, TextBackend, programs
 from models.weights import Config, Weights, read_config
 
 
@@ -44,6 +45,12 @@ def load_pt2_images(bundle: Bundle, variant: Variant, device: torch.device) -> I
     return programs.image_backend(config, _read(bundle, variant), device)
 
 
+def load_pt2_classifier(bundle: Bundle, variant: Variant, device: torch.device) -> ClassifyBackend:
+    """The backend of an archive that this process has written."""
+    config = read_config(bundle.manifest.family, bundle.manifest.config)
+    return programs.classify_backend(config, _read(bundle, variant), device)
+
+
 def _read(bundle: Bundle, variant: Variant) -> nn.Module:
     return torch.export.load(bundle.path / archive("pt2", variant.precision)).module()
 
@@ -51,6 +58,8 @@ def _read(bundle: Bundle, variant: Variant) -> nn.Module:
 def _dynamic(config: Config) -> tuple[Any, ...]:
     """Which sides of a program's inputs may have any length."""
     rows = Dim("rows", min=1)
+    if isinstance(config, BertConfig):
+        return ({0: rows, 1: Dim("time", min=1)}, {0: rows})
     if not isinstance(config, Gpt2Config):
         return ({0: rows},)
     time, wanted = Dim("time", min=1, max=config.context_tokens), Dim("wanted", min=0)

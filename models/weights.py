@@ -12,13 +12,20 @@ from torch import Tensor, nn
 
 from contracts.bundle import WEIGHTS, Bundle, Family
 from contracts.errors import StoreError
+from models.bert import Bert, BertConfig, RobertaConfig
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 
-Config = LstmConfig | Gpt2Config | DcganConfig
+Config = LstmConfig | Gpt2Config | DcganConfig | BertConfig
 Weights = dict[str, Tensor]  # by the names of the family's module
-_CONFIGS: dict[Family, type[Config]] = {"lstm": LstmConfig, "gpt2": Gpt2Config, "dcgan": DcganConfig}
+_CONFIGS: dict[Family, type[Config]] = {
+    "lstm": LstmConfig,
+    "gpt2": Gpt2Config,
+    "dcgan": DcganConfig,
+    "bert": BertConfig,
+    "roberta": RobertaConfig,
+}
 
 
 def read_config(family: Family, values: dict[str, Any]) -> Config:
@@ -68,7 +75,7 @@ def weight_faults(config: Config, weights: dict[str, Tensor]) -> list[str]:
 def _layers(config: Config) -> int:
     if isinstance(config, DcganConfig):
         return len(config.feature_channels)
-    return config.layers if isinstance(config, Gpt2Config) else len(config.layers)
+    return len(config.layers) if isinstance(config, LstmConfig) else config.layers
 
 
 def _empty_module(config: Config) -> nn.Module:
@@ -77,6 +84,8 @@ def _empty_module(config: Config) -> nn.Module:
         with torch.device("meta"):
             if isinstance(config, DcganConfig):
                 return generator(config)
+            if isinstance(config, BertConfig):
+                return Bert(config)
             return Gpt2(config) if isinstance(config, Gpt2Config) else LstmLanguageModel(config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"{config} is not the config of a model: {error}") from None

@@ -12,7 +12,7 @@ from redis import Redis
 from contracts.connection import connect
 from contracts.settings import Settings
 from server.failures import error_response
-from server.routes import completions, images, jobs, models, operations
+from server.routes import classifications, completions, images, jobs, models, operations
 from server.services import EXTENSION, assemble, services
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -28,7 +28,7 @@ def create_app(settings: Settings, connection: Redis | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json = _json_in_order(app)
     app.extensions[EXTENSION] = assemble(settings, connection or connect(settings.redis_url))
-    for module in (completions, images, models, jobs, operations):
+    for module in (completions, images, classifications, models, jobs, operations):
         app.register_blueprint(module.blueprint)
     app.register_error_handler(Exception, error_response)
     app.before_request(_take_request_id)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from contracts.errors import JobCancelled, JobTimedOut, NotFound, QueueUnavailable
 from contracts.jobs import JobRecord
-from contracts.requests import ImageRequest, TextRequest
+from contracts.requests import Request
 from server.access import caller
 from server.services import Services
 
 MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that the job itself may take
 
 
-def enqueue_call(here: Services, request: TextRequest | ImageRequest) -> str:
+def enqueue_call(here: Services, request: Request) -> str:
     """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id.
 
     Once it has been read, `Services.farewells` should be told.
@@ -30,7 +30,7 @@ def longest_wait_seconds(here: Services) -> float:
     return here.settings.job_timeout_seconds + MARGIN_SECONDS
 
 
-def call(here: Services, request: TextRequest | ImageRequest, still_there: Callable[[], bool]) -> JobRecord:
+def call(here: Services, request: Request, still_there: Callable[[], bool]) -> JobRecord:
     """Run a request and wait for its end. A client that leaves or waits too long takes its job with it.
 
     Raises JobCancelled, JobTimedOut, QueueUnavailable (the job is gone) and redis.RedisError.

@@ -65,11 +65,11 @@ def _workers(announcements: list[Announcement]) -> Iterator[Metric]:
 def _engines(announcements: list[Announcement]) -> Iterator[Metric]:
     calls = CounterMetricFamily("kamishibai_engine_calls", "Calls of an engine.", labels=_ENGINE)
     seconds = CounterMetricFamily("kamishibai_engine_call_seconds", "Time in calls of an engine.", labels=_ENGINE)
-    units = CounterMetricFamily("kamishibai_units", "Tokens or pictures made.", labels=_ENGINE)
+    units = CounterMetricFamily("kamishibai_units", "Tokens or pictures made, texts classified.", labels=_ENGINE)
     running = GaugeMetricFamily("kamishibai_running", "Requests in an engine.", labels=_ENGINE)
     waiting = GaugeMetricFamily("kamishibai_waiting", "Requests a worker holds for an engine.", labels=_ENGINE)
     batch_size = HistogramMetricFamily(
-        "kamishibai_batch_size", "Rows or pictures per call; the sum is the tokens or pictures made.", labels=_ENGINE
+        "kamishibai_batch_size", "Rows, pictures or texts per call; the sum is the units.", labels=_ENGINE
     )
     for each in announcements:
         for served in each.models:

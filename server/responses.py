@@ -9,7 +9,8 @@ from flask import Response, stream_with_context
 
 from contracts.errors import EngineFailed, JobCancelled
 from contracts.jobs import JobQueue, JobRecord
-from contracts.results import Choice, ImageResult, TextResult
+from contracts.requests import ClassifyRequest
+from contracts.results import Choice, ClassifyResult, ImageResult, Result, TextResult
 from server.catalogue import CatalogueEntry
 
 Json = dict[str, Any]
@@ -24,10 +25,12 @@ def result_body(record: JobRecord, jobs: JobQueue) -> Json:
     result = result_of(record)
     if isinstance(result, TextResult):
         return _completion(record, result)
+    if isinstance(result, ClassifyResult):
+        return _classifications(record, result)
     return _images(record, result, jobs.pictures(result))
 
 
-def result_of(record: JobRecord) -> TextResult | ImageResult:
+def result_of(record: JobRecord) -> Result:
     """An ended job's result. Raises the job's own error, JobCancelled, or EngineFailed if there is nothing to read."""
     if record.error is not None:
         raise record.error
@@ -46,7 +49,7 @@ def job_body(record: JobRecord, jobs: JobQueue) -> Json:
         "status": record.status,
         "model": record.request.target.model,
         "version": record.request.target.version,
-        "seed": record.request.seed,
+        **_seed(record),
         "created_at": record.created_at,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
@@ -93,7 +96,13 @@ def model_body(entry: CatalogueEntry) -> Json:
         "variant": entry.target.variant,
         "task": entry.manifest.task,
         "limits": entry.manifest.limits.model_dump(mode="json", exclude_none=True),
+        **({"labels": entry.manifest.labels.model_dump(mode="json")} if entry.manifest.labels else {}),
     }
+
+
+def _seed(record: JobRecord) -> Json:
+    """Nothing for what is computed without chance."""
+    return {} if isinstance(record.request, ClassifyRequest) else {"seed": record.request.seed}
 
 
 def _completion(record: JobRecord, result: TextResult) -> Json:
@@ -112,7 +121,7 @@ def _text_completion(record: JobRecord, choices: list[Json]) -> Json:
         "created": int(record.created_at),
         "model": record.request.target.model,
         "choices": choices,
-        "seed": record.request.seed,
+        **_seed(record),
         "version": record.request.target.version,
     }
 
@@ -131,11 +140,25 @@ def _usage(result: TextResult) -> Json:
     }
 
 
+def _classifications(record: JobRecord, result: ClassifyResult) -> Json:
+    tokens = sum(each.tokens for each in result.classifications)
+    return {
+        "id": f"classify-{record.id}",
+        "object": "list",
+        "created": int(record.created_at),
+        "model": record.request.target.model,
+        "version": record.request.target.version,
+        "data": [{"index": index, **each.model_dump(mode="json")} for index, each in enumerate(result.classifications)],
+        "system_fingerprint": result.fingerprint,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
 def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> Json:
     return {
         "created": int(record.created_at),
         "data": [{"b64_json": picture} for picture in pictures],
-        "seed": record.request.seed,
+        **_seed(record),
         "model": record.request.target.model,
         "version": record.request.target.version,
         "system_fingerprint": result.fingerprint,

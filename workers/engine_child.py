@@ -27,10 +27,10 @@ from typing import Any, TypeVar
 import torch
 
 from contracts.errors import EngineFailed, KamishibaiError, StoreError
-from contracts.requests import Target, parse_request
+from contracts.requests import Request, Target, parse_request
 from contracts.store import Store
 from workers.channel import Channel, ChannelClosed
-from workers.engines import Call, Engine, Event, Failed, Request
+from workers.engines import Call, Engine, Event, Failed
 from workers.engines.loading import LoadedModel, load_model
 from workers.processes import die_with_parent
 from workers.scheduler import Scheduler

@@ -19,7 +19,7 @@ from rq.utils import as_text
 from contracts import keys
 from contracts.connection import TIMEOUT_SECONDS
 from contracts.errors import KamishibaiError, LeaseLost
-from contracts.results import ImageResult, TextResult
+from contracts.results import Result
 from workers import scripts
 
 LEASE_SECONDS = 12
@@ -47,7 +47,7 @@ class Ending:
 
     lease: Lease
     outcome: Literal["finished", "failed", "stopped"]
-    result: TextResult | ImageResult | None = None
+    result: Result | None = None
     error: KamishibaiError | None = None
     pictures: list[bytes] = field(default_factory=list)
 

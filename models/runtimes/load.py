@@ -7,7 +7,7 @@ import torch
 from contracts.bundle import Bundle, Variant
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
-from models.runtimes import ImageBackend, TextBackend, onnx, programs, pytorch
+from models.runtimes import ClassifyBackend, ImageBackend, TextBackend, onnx, programs, pytorch
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -30,6 +30,16 @@ def load_images(bundle: Bundle, variant: Variant, device: torch.device) -> Image
     if variant.format == "torchscript":
         return programs.load_images(bundle, variant, device)
     return onnx.load_images(bundle, variant)
+
+
+def load_classifier(bundle: Bundle, variant: Variant, device: torch.device) -> ClassifyBackend:
+    """A classifier bundle's backend. Raises StoreError where it cannot be run here."""
+    _check(bundle, variant, device)
+    if variant.format == "pytorch":
+        return pytorch.load_classifier(bundle, device, DTYPES[variant.precision])
+    if variant.format == "torchscript":
+        return programs.load_classifier(bundle, variant, device)
+    return onnx.load_classifier(bundle, variant)
 
 
 def _check(bundle: Bundle, variant: Variant, device: torch.device) -> None:

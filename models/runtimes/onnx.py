@@ -15,14 +15,25 @@ from torch import Tensor, nn
 from contracts.bundle import GRAPHS, Bundle, Variant
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
+from models.bert import BertConfig
 from models.dcgan import DcganConfig, to_pixels
 from models.gpt2 import Gpt2Config, KvCache
 from models.lstm import LstmConfig, State
-from models.runtimes import MACHINE_THREADS, MOST_SLOTS, PREFILL_CHUNK, Chunk, ImageBackend, TextBackend
+from models.runtimes import (
+    MACHINE_THREADS,
+    MOST_SLOTS,
+    PREFILL_CHUNK,
+    Chunk,
+    ClassifyBackend,
+    ImageBackend,
+    TextBackend,
+    pad_texts,
+)
 from models.runtimes.pytorch import WindowedLstmBackend
 from models.weights import read_config
 
 WIDE_LAYER = 256
+BATCH_TOKENS = 256  # of texts that are classified together; more bring nothing (docs/log.md)
 # How long threads wait for each other without sleeping: on quiet cores a step gets a fifth faster, on cores that others
 # use a quarter slower; longer gains no more and costs more (docs/log.md).
 SPIN_MICROSECONDS = 50
@@ -43,7 +54,15 @@ def load_text(bundle: Bundle, variant: Variant, kv_bytes: int = DEFAULT_KV_BYTES
         return OnnxGpt2Backend(graph, config, kv_bytes)
     if isinstance(config, LstmConfig):
         return OnnxLstmBackend(graph, config) if config.window is None else OnnxWindowedLstmBackend(graph, config)
-    raise StoreError(f"{bundle.path} draws pictures and writes no text")
+    raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and writes no text")
+
+
+def load_classifier(bundle: Bundle, variant: Variant) -> ClassifyBackend:
+    """A classifier bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    config = read_config(bundle.manifest.family, bundle.manifest.config)
+    if not isinstance(config, BertConfig):
+        raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and classifies no texts")
+    return OnnxBertBackend(bundle.path / GRAPHS[variant.precision], config)
 
 
 def load_images(bundle: Bundle, variant: Variant) -> ImageBackend:
@@ -212,6 +231,27 @@ class OnnxLstmBackend:
     def _bind(self, rows: int, time: int, wanted: int) -> _Advance:
         state = {name: array[:rows] for name, array in self._state.items()}
         return _Advance(self._session, state, (rows, time), np.arange(wanted), self.vocabulary_size)
+
+
+class OnnxBertBackend:
+    """Texts are padded to their length bucket, and their number to a power of two: few shapes, all of them probed."""
+
+    def __init__(self, graph: Path, config: BertConfig) -> None:
+        self.vocabulary_size = config.vocabulary_size
+        self.context_tokens = config.context_tokens
+        self.labels = config.labels
+        self.batch_tokens = BATCH_TOKENS
+        self.threads = 1 if config.width < WIDE_LAYER else MACHINE_THREADS
+        self._config = config
+        self._session = open_session(graph, self.threads)
+
+    def classify(self, texts: list[list[int]]) -> Tensor:
+        tokens, lengths = pad_texts(texts)
+        behind = torch.arange(tokens.shape[1]) >= lengths[:, None]  # (rows, T)
+        mask = torch.zeros(behind.shape).masked_fill(behind, -torch.inf)[:, None, None]
+        inputs = {"tokens": tokens, "positions": self._config.positions(tokens), "mask": mask}
+        (logits,) = self._session.run(["logits"], {name: array.numpy() for name, array in inputs.items()})
+        return torch.from_numpy(logits)[: len(texts)]
 
 
 class OnnxWindowedLstmBackend(WindowedLstmBackend):

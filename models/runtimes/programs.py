@@ -7,6 +7,8 @@ LSTM      tokens (R, T), active bool (R, T), wanted (W,), state -> logits (W, V)
           A state is a tuple h, c, h, c, ... of (R, layer size). Where `active` is False a row keeps its state.
 GPT-2     tokens (R, T), positions (R, T), wanted (W,), keys, values (L, R, H, C, D) -> logits (W, V), keys, values
           Keys and values are written in place. Each token sees the positions up to its own.
+BERT      tokens (R, T), lengths (R,) -> logits (R, L)
+          The first `lengths` tokens of each row count; L labels.
 DCGAN     latents (B, latent, 1, 1) -> pictures (B, channels, height, width) in [-1, 1]
 
 `wanted` counts tokens row by row; all whole numbers are int64. TorchScript archives hold code, so they are read only
@@ -25,11 +27,12 @@ from torch import Tensor, nn
 from contracts.bundle import Bundle, Variant, archive
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
+from models.bert import BertConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config, padded_length
 from models.lstm import LstmConfig, State
-from models.runtimes import PREFILL_CHUNK, Chunk, ImageBackend, TextBackend
-from models.runtimes.pytorch import DcganBackend, KvSlots, lstm_backend, threads_for
+from models.runtimes import PREFILL_CHUNK, Chunk, ClassifyBackend, ImageBackend, TextBackend, pad_texts
+from models.runtimes.pytorch import ClassifierRows, DcganBackend, KvSlots, lstm_backend, threads_for
 from models.weights import Config, read_config
 
 
@@ -43,6 +46,12 @@ def load_images(bundle: Bundle, variant: Variant, device: torch.device) -> Image
     """The backend of a TorchScript variant of an image bundle. Raises StoreError for what cannot be run."""
     config = read_config(bundle.manifest.family, bundle.manifest.config)
     return image_backend(config, read_torchscript(bundle, variant, device), device)
+
+
+def load_classifier(bundle: Bundle, variant: Variant, device: torch.device) -> ClassifyBackend:
+    """The backend of a TorchScript variant of a classifier. Raises StoreError for what cannot be run."""
+    config = read_config(bundle.manifest.family, bundle.manifest.config)
+    return classify_backend(config, read_torchscript(bundle, variant, device), device)
 
 
 def text_backend(config: Config, program: nn.Module, device: torch.device, kv_bytes: int) -> TextBackend:
@@ -59,6 +68,13 @@ def image_backend(config: Config, program: nn.Module, device: torch.device) -> I
     if not isinstance(config, DcganConfig):
         raise StoreError("a program that writes text draws no pictures")
     return DcganBackend(program, config.latent, device)
+
+
+def classify_backend(config: Config, program: nn.Module, device: torch.device) -> ClassifyBackend:
+    """Raises StoreError for a program of another task."""
+    if not isinstance(config, BertConfig):
+        raise StoreError("this program classifies no texts")
+    return BertProgramBackend(config, program, device)
 
 
 def read_torchscript(bundle: Bundle, variant: Variant, device: torch.device) -> nn.Module:
@@ -91,6 +107,21 @@ class LstmArchive(nn.Module):
         """As `LstmLanguageModel.advance`."""
         logits, flat = self._program(tokens, active.to(tokens.device), wanted, tuple(chain(*state)))
         return logits, list(zip(flat[::2], flat[1::2], strict=True))
+
+
+class BertProgramBackend(ClassifierRows):
+    """Texts run through one program."""
+
+    def __init__(self, config: BertConfig, program: nn.Module, device: torch.device) -> None:
+        super().__init__(config, threads_for(program), device)
+        self._program = program
+
+    @torch.inference_mode()
+    def classify(self, texts: list[list[int]]) -> Tensor:
+        torch.set_num_threads(self.threads)
+        tokens, lengths = pad_texts(texts)
+        logits: Tensor = self._program(tokens.to(self._device), lengths.to(self._device))
+        return logits[: len(texts)].float().cpu()
 
 
 class Gpt2ProgramBackend(KvSlots):

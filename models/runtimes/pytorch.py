@@ -12,22 +12,28 @@ from torch import Tensor, nn
 from contracts.bundle import Bundle
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
+from models.bert import Bert, BertConfig
 from models.dcgan import DcganConfig, generator, to_pixels
 from models.gpt2 import Gpt2, Gpt2Config, KvCache
 from models.lstm import LstmConfig, LstmLanguageModel, State
 from models.runtimes import (
+    LENGTH_STEP,
     MACHINE_THREADS,
     MOST_SLOTS,
     PREFILL_CHUNK,
     SMALLEST_ROWS,
     Chunk,
+    ClassifyBackend,
     ImageBackend,
     TextBackend,
+    pad_texts,
 )
 from models.weights import fitting_weights
 
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
 MOST_CHUNKS = 8  # of prompts that GPT-2 reads together; more bring nothing
+BATCH_TOKENS = 256  # that a CPU reads together; more bring nothing (docs/log.md)
+GPU_BATCH_TOKENS = 16_384
 MOST_WINDOWS = 128  # windows that are run together: enough for the products, few enough for a core's cache
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,8 +49,8 @@ def load_text(
     config, weights = fitting_weights(bundle)
     if isinstance(config, Gpt2Config):
         return Gpt2Backend(_with_weights(Gpt2(config), weights, device, dtype), device, kv_bytes)
-    if isinstance(config, DcganConfig):
-        raise StoreError(f"{bundle.path} draws pictures and writes no text")
+    if not isinstance(config, LstmConfig):
+        raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and writes no text")
     return lstm_backend(_with_weights(LstmLanguageModel(config), weights, device, dtype), device)
 
 
@@ -52,8 +58,16 @@ def load_images(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch
     """An image bundle's backend in `dtype`. Raises StoreError where weights and config do not fit together."""
     config, weights = fitting_weights(bundle)
     if not isinstance(config, DcganConfig):
-        raise StoreError(f"{bundle.path} writes text and draws no pictures")
+        raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and draws no pictures")
     return DcganBackend(_with_weights(generator(config), weights, device, dtype), config.latent, device)
+
+
+def load_classifier(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch.float32) -> ClassifyBackend:
+    """A classifier bundle's backend in `dtype`. Raises StoreError where weights and config do not fit together."""
+    config, weights = fitting_weights(bundle)
+    if not isinstance(config, BertConfig):
+        raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and classifies no texts")
+    return BertBackend(_with_weights(Bert(config), weights, device, dtype), device)
 
 
 def _with_weights(module: Module, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> Module:
@@ -325,3 +339,35 @@ class DcganBackend:
 
     def draw(self, latents: Tensor) -> Tensor:
         return to_pixels(self.paint(latents)).cpu()
+
+
+class ClassifierRows:
+    """Texts are padded to their length bucket, and their number to a power of two: few shapes, all of them probed.
+
+    On several threads of a CPU every text is read alone: work is split among threads by the number of rows.
+    """
+
+    def __init__(self, config: BertConfig, threads: int, device: torch.device) -> None:
+        self.vocabulary_size = config.vocabulary_size
+        self.context_tokens = config.context_tokens
+        self.labels = config.labels
+        self.threads = threads
+        alone = device.type == "cpu" and threads > 1
+        self.batch_tokens = 0 if alone else BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+        self._device = device
+
+
+class BertBackend(ClassifierRows):
+    def __init__(self, model: Bert, device: torch.device) -> None:
+        super().__init__(model.config, threads_for(model), device)
+        self._model = model
+
+    @torch.inference_mode()
+    def classify(self, texts: list[list[int]]) -> Tensor:
+        torch.set_num_threads(self.threads)
+        tokens, lengths = pad_texts(texts)
+        first = self._model.read(tokens.to(self._device), lengths.to(self._device))  # (rows, width of the model)
+        # The last layers see one row per text: too few for products that keep a row's bits, and for elementwise work
+        # whose odd end is computed in another way.
+        more = first.new_zeros(max(0, LENGTH_STEP - len(first)), first.shape[1])
+        return self._model.logits(torch.cat([first, more]))[: len(texts)].float().cpu()

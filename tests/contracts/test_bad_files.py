@@ -27,6 +27,7 @@ FIELDS = {
     "limits": {"context_tokens": 16, "max_tokens": 8},
     "tokenizer": "characters",
     "prompt_fields": PromptFields.from_format("genre<|a|>plot<|b|>").model_dump(mode="json"),
+    "labels": {"names": ["Drama", "War"], "activation": "sigmoid", "threshold": 0.5},
     "variants": [{"format": "pytorch", "precision": "fp32", "files": ["weights.safetensors"]}],
     "example": {"prompt": "a"},
     "provenance": {"source": "run"},
