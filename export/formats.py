@@ -38,6 +38,7 @@ class Kind(NamedTuple):
         return variant_name(*self)
 
 
+KINDS = tuple(Kind(format_, precision) for format_ in FORMATS for precision in PRECISIONS)
 REFERENCE = Kind("pytorch", "fp32")
 
 
@@ -80,10 +81,9 @@ class Wishes:
         TorchScript, which upstream has deprecated, and pt2, which is not served, hold a copy of the weights each.
         """
         formats = self.formats or (FORMATS if self.precisions else ("pytorch", "onnx"))
-        pairs = [Kind(format_, precision) for format_ in FORMATS for precision in PRECISIONS]
         return [
             kind
-            for kind in pairs
+            for kind in KINDS
             if kind.format in formats and (not self.precisions or kind.precision in self.precisions)
         ]
 
@@ -158,7 +158,7 @@ def _kinds(torchscript: Writer, pt2: Writer | str, onnx: dict[Precision, Writer 
         found[Kind("torchscript", precision)] = torchscript if whole else _TORCH_INT8
         found[Kind("pt2", precision)] = pt2 if whole or isinstance(pt2, str) else _TORCH_INT8
         found[Kind("onnx", precision)] = onnx.get(precision, _ONNX_BF16)
-    return found
+    return {kind: found[kind] for kind in KINDS}
 
 
 def _gpt2_unfit(config: Gpt2Config, kind: Kind) -> str | None:
