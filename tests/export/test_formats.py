@@ -41,7 +41,7 @@ REFUSED_BY_FAMILY = {
         **dict.fromkeys((f"pt2:{precision}" for precision in PRECISIONS), "unrolls an LSTM's loop"),
         "onnx:fp16": "no fp16 Gemm",
     },
-    "dcgan": {**REFUSED, "pt2:int8": "scales activations", "onnx:int8": "no int8 ConvTranspose"},
+    "dcgan": {**REFUSED, "pt2:int8": "scales activations"},
 }
 VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
 
