@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,33 @@ SERVED_VARIANT = click.option(
     "--variant", help="As in onnx:fp32, for models that have it.  [default: what `tune` found, else pytorch:fp32]"
 )
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
+
+
+def VARIANTS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802 - an option like those above
+    """Which variants a bundle is to hold."""
+    options = (
+        click.option(
+            "--formats",
+            callback=lambda _context, _option, value: words(value, "pytorch", "torchscript", "pt2", "onnx"),
+            help="Of pytorch, torchscript, pt2 and onnx, separated by commas.  [default: pytorch,onnx]",
+        ),
+        click.option(
+            "--precisions",
+            callback=lambda _context, _option, value: words(value, "fp32", "fp16", "bf16", "int8"),
+            help="Of fp32, fp16, bf16 and int8, separated by commas.  [default: all that a format has for this model]",
+        ),
+        click.option("--force", is_flag=True, help="Keep variants that miss a bound; the manifest says so."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def wishes(formats: list[Any], precisions: list[Any], force: bool) -> Any:
+    """What VARIANTS have been given as."""
+    from export.formats import Wishes
+
+    return Wishes(frozenset(formats), frozenset(precisions), force=force, show_progress=True)
 
 
 def parse_memory(text: str) -> int:
@@ -171,17 +199,18 @@ def import_() -> None:
     help="The text it was trained on; its characters, in order of first appearance, are the vocabulary.",
 )
 @click.option("--name", required=True, help="Name of the model in the store.")
+@VARIANTS
 @STORE
-def tfjs(folder: Path, corpus: Path, name: str, store: Path) -> None:
+def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) -> None:
     """Import a TensorFlow.js character LSTM: FOLDER holds model.json and its weights."""
     from contracts.store import Store
     from export.tfjs import import_tfjs
 
-    tell(import_tfjs(folder, corpus, Store(store), name))
+    tell(import_tfjs(folder, corpus, Store(store), name, wishes(**variants)))
 
 
 @import_.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("place", metavar="FOLDER|NAME")
 @click.option("--name", required=True, help="Name of the model in the store.")
 @click.option("--fields", help="Format of GPT-2's texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
 @click.option(
@@ -189,18 +218,21 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path) -> None:
     type=click.Choice(["sigmoid", "softmax"]),
     help="Of a classifier: any number of labels apply to a text, or one.  [default: what problem_type says]",
 )
+@VARIANTS
 @STORE
-def hf(folder: Path, name: str, fields: str | None, activation: Any, store: Path) -> None:
-    """Import a Hugging Face checkpoint: FOLDER holds config.json, weights and tokenizer.
+def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, **variants: Any) -> None:
+    """Import a Hugging Face checkpoint: FOLDER holds config.json, weights and tokenizer; NAME is one on the hub.
 
     That of a GPT-2, or of a BERT or RoBERTa for sequence classification.
     """
     from contracts.prompt_fields import PromptFields
     from contracts.store import Store
     from export.checkpoint import import_checkpoint
+    from export.hub import checkpoint_folder
 
     prompt_fields = PromptFields.from_format(fields) if fields else None
-    tell(import_checkpoint(folder, Store(store), name, prompt_fields, activation))
+    folder = checkpoint_folder(place)
+    tell(import_checkpoint(folder, Store(store), name, prompt_fields, activation, wishes(**variants)))
 
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -210,13 +242,14 @@ NAME = click.option("--name", required=True, help="Name of the model in the stor
 @import_.command()
 @FILE
 @NAME
+@VARIANTS
 @STORE
-def dcgan(file: Path, name: str, store: Path) -> None:
+def dcgan(file: Path, name: str, store: Path, **variants: Any) -> None:
     """Import a DCGAN generator: FILE is the state dict of its nn.Sequential."""
     from contracts.store import Store
     from export.torch_dcgan import import_dcgan
 
-    tell(import_dcgan(file, Store(store), name))
+    tell(import_dcgan(file, Store(store), name, wishes(**variants)))
 
 
 @import_.command()
@@ -232,31 +265,31 @@ def dcgan(file: Path, name: str, store: Path) -> None:
 )
 @click.option("--lowercase/--keep-case", default=True, show_default=True, help="Whether prompts are lower-cased.")
 @NAME
+@VARIANTS
 @STORE
-def word_lstm(file: Path, vocabulary: Path, unknown_token: str | None, lowercase: bool, name: str, store: Path) -> None:
+def word_lstm(
+    file: Path,
+    vocabulary: Path,
+    unknown_token: str | None,
+    lowercase: bool,
+    name: str,
+    store: Path,
+    **variants: Any,
+) -> None:
     """Import a word LSTM: FILE is the state dict of an embedding, an nn.LSTM and a linear layer."""
     from contracts.store import Store
     from export.torch_lstm import import_word_lstm
 
-    tell(import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase))
+    bundle = import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase, wishes(**variants))
+    tell(bundle)
 
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the model in the store.")
-@click.option(
-    "--formats",
-    callback=lambda _context, _option, value: words(value, "pytorch", "torchscript", "pt2", "onnx"),
-    help="Of pytorch, torchscript, pt2 and onnx, separated by commas.  [default: pytorch,onnx]",
-)
-@click.option(
-    "--precisions",
-    callback=lambda _context, _option, value: words(value, "fp32", "fp16", "bf16", "int8"),
-    help="Of fp32, fp16, bf16 and int8, separated by commas.  [default: all that a format has for this model]",
-)
-@click.option("--force", is_flag=True, help="Keep variants that miss a bound; the manifest says so.")
+@VARIANTS
 @STORE
-def export(run: Path, name: str, formats: list[Any], precisions: list[Any], force: bool, store: Path) -> None:
+def export(run: Path, name: str, store: Path, **variants: Any) -> None:
     """Make a bundle in the store from a training run's folder.
 
     pytorch:fp32 is always in it. Every other variant is measured beside it and left out if it is too far away. By
@@ -265,11 +298,9 @@ def export(run: Path, name: str, formats: list[Any], precisions: list[Any], forc
     With both --formats and --precisions every pair is meant, and one that cannot be is refused with the reason.
     """
     from contracts.store import Store
-    from export.formats import Wishes
     from export.run import export_run
 
-    wishes = Wishes(frozenset(formats), frozenset(precisions), force=force, show_progress=True)
-    tell(export_run(run, Store(store), name, wishes))
+    tell(export_run(run, Store(store), name, wishes(**variants)))
 
 
 @cli.command()

@@ -39,6 +39,7 @@ class Kind(NamedTuple):
         return variant_name(*self)
 
 
+KINDS = tuple(Kind(format_, precision) for format_ in FORMATS for precision in PRECISIONS)
 REFERENCE = Kind("pytorch", "fp32")
 
 
@@ -60,7 +61,7 @@ def why_not(config: Config, kind: Kind) -> str | None:
         return unfit
     if kind.format == "onnx" and not (find_spec("onnx") and find_spec("onnxruntime")):
         return "it needs onnx and onnxruntime; install them with: pip install 'kamishibai[cpu]'"
-    if kind == ("onnx", "int8") and not multiplies_int8_exactly():
+    if kind == ("onnx", "int8") and not isinstance(config, DcganConfig) and not multiplies_int8_exactly():
         return "this processor has no VNNI, so what would be written cannot be measured here"
     return None
 
@@ -81,10 +82,9 @@ class Wishes:
         TorchScript, which upstream has deprecated, and pt2, which is not served, hold a copy of the weights each.
         """
         formats = self.formats or (FORMATS if self.precisions else ("pytorch", "onnx"))
-        pairs = [Kind(format_, precision) for format_ in FORMATS for precision in PRECISIONS]
         return [
             kind
-            for kind in pairs
+            for kind in KINDS
             if kind.format in formats and (not self.precisions or kind.precision in self.precisions)
         ]
 
@@ -165,7 +165,7 @@ def _kinds(torchscript: Writer, pt2: Writer | str, onnx: dict[Precision, Writer 
         found[Kind("torchscript", precision)] = torchscript if whole else _TORCH_INT8
         found[Kind("pt2", precision)] = pt2 if whole or isinstance(pt2, str) else _TORCH_INT8
         found[Kind("onnx", precision)] = onnx.get(precision, _ONNX_BF16)
-    return found
+    return {kind: found[kind] for kind in KINDS}
 
 
 def _gpt2_unfit(config: Gpt2Config, kind: Kind) -> str | None:
@@ -216,18 +216,5 @@ FAMILIES: dict[Family, FamilyFormats] = {
     ),
     "bert": _CLASSIFIERS,
     "roberta": _CLASSIFIERS,
-    "dcgan": FamilyFormats(
-        _kinds(
-            _torchscript,
-            _pt2,
-            {
-                "fp32": _onnx_dcgan,
-                "fp16": _onnx_dcgan,
-                "int8": (
-                    "ONNX Runtime has no int8 ConvTranspose: with its inputs rounded to int8 it would still compute in "
-                    "fp32, slower and less exactly"
-                ),
-            },
-        )
-    ),
+    "dcgan": FamilyFormats(_kinds(_torchscript, _pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan})),
 }

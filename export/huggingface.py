@@ -19,6 +19,7 @@ from contracts.requests import MAX_COUNT
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer
 from export.draft import Draft
+from export.formats import Wishes
 from export.source import Source, read_json
 from export.weights import read_weights
 from models.gpt2 import Gpt2Config
@@ -63,7 +64,13 @@ class _Config(BaseModel):
     add_cross_attention: Literal[False] = False
 
 
-def import_gpt2(folder: Path, store: Store, name: str, prompt_fields: PromptFields | None = None) -> Bundle:
+def import_gpt2(
+    folder: Path,
+    store: Store,
+    name: str,
+    prompt_fields: PromptFields | None = None,
+    wishes: Wishes | None = None,
+) -> Bundle:
     """The next version of model `name`, from config.json, weights and tokenizer in `folder`.
 
     Weights are model.safetensors, whole or in shards, or else pytorch_model.bin; the tokenizer is tokenizer.json or
@@ -79,7 +86,7 @@ def import_gpt2(folder: Path, store: Store, name: str, prompt_fields: PromptFiel
         provenance={"source": "huggingface", "sha256": source.digests},
         prompt_fields=prompt_fields,
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
 
 
 def _config(theirs: _Config) -> Gpt2Config:

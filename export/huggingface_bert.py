@@ -19,6 +19,7 @@ from contracts.requests import MAX_COUNT, describe
 from contracts.store import Store
 from contracts.tokenizers import EncoderTokenizer, RobertaTokenizer, WordPieceTokenizer
 from export.draft import Draft
+from export.formats import Wishes
 from export.source import Source, read_json
 from export.weights import read_weights
 from models.bert import BertConfig, HiddenActivation, RobertaConfig
@@ -91,7 +92,9 @@ class _TokenizerConfig(BaseModel):
     tokenize_chinese_chars: bool = True
 
 
-def import_classifier(folder: Path, store: Store, name: str, activation: Activation | None = None) -> Bundle:
+def import_classifier(
+    folder: Path, store: Store, name: str, activation: Activation | None = None, wishes: Wishes | None = None
+) -> Bundle:
     """The next version of model `name`, from config.json, weights and tokenizer in `folder`.
 
     The labels are those of `id2label`. `activation` is by default what transformers' pipeline applies: sigmoid for
@@ -110,7 +113,7 @@ def import_classifier(folder: Path, store: Store, name: str, activation: Activat
         provenance={"source": "huggingface", "sha256": source.digests},
         labels=_labels(theirs, activation),
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
 
 
 def _config(theirs: _Config) -> BertConfig:

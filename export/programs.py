@@ -125,7 +125,7 @@ def _scripted_read() -> Any:
     """`_read` compiled: tracing alone would write down one run of its loop, for one number of tokens."""
     with warnings.catch_warnings():
         # The successor cannot express this loop; docs/bundles.md tells users.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is (deprecated|not supported)", DeprecationWarning)
         return torch.jit.script(_read)
 
 

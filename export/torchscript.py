@@ -22,7 +22,8 @@ def write_torchscript(folder: Path, config: Config, weights: Weights, precision:
     module, example = program(config, weights, precision)
     name = archive("torchscript", precision)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.(trace|trace_method|save)` is deprecated", DeprecationWarning)
+        known = r"`torch\.jit\.(trace|trace_method|save)` is (deprecated|not supported)"
+        warnings.filterwarnings("ignore", known, DeprecationWarning)
         # Its own check traces once more and compares; parity is measured on what was written.
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
         traced.save(folder / name)

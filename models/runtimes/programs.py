@@ -82,7 +82,7 @@ def read_torchscript(bundle: Bundle, variant: Variant, device: torch.device) -> 
     path: Path = bundle.path / archive(variant.format, variant.precision)
     with warnings.catch_warnings():
         # Upstream's successor, torch.export, cannot express an LSTM over any number of tokens.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is (deprecated|not supported)", DeprecationWarning)
         try:
             # Our export wrote it, and the bundle's hashes, which were checked, say that nobody has changed it.
             program: nn.Module = torch.jit.load(path, device)  # type: ignore[no-untyped-call]  # noqa: TID251
