@@ -18,7 +18,7 @@ def checkpoint_folder(place: str) -> Path:
     Raises StoreError for a place that is neither, and where the hub cannot be reached.
     """
     folder = Path(place)
-    if folder.is_dir():
+    if place and folder.is_dir():
         return folder
     if folder.exists() or not _NAME.fullmatch(place):
         raise StoreError(f"{place!r} is neither a folder nor a name on the hub, like openai-community/gpt2")

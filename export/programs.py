@@ -92,8 +92,8 @@ class BertProgram(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         first = self.model.read(tokens, lengths)
-        more = first.new_zeros(LENGTH_STEP, first.shape[1])[first.shape[0] :]  # see pytorch.BertBackend
-        return self.model.logits(torch.cat([first, more]))[: first.shape[0]]
+        # Too few rows would get other bits (see pytorch.BertBackend); to repeat them is what torch.export can express.
+        return self.model.logits(first.repeat(LENGTH_STEP, 1))[: first.shape[0]]
 
 
 class LstmProgram(nn.Module):

@@ -102,16 +102,16 @@ class RobertaConfig(BertConfig):
 class Attention(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.size = config.heads, config.width // config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """States (B, T, E) that attend where mask (B, 1, 1, T) is True -> (B, T, E)."""
-        texts, time, width = x.shape
-        parts = self.qkv(x).view(texts, time, 3, self.heads, width // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)  # each B H T D
-        scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
+        texts, time, _ = x.shape
+        parts = self.qkv(x).view(texts, time, 3, self.heads, self.size)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()  # each B H T D
+        scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.size)
         mixed = torch.matmul(scores.masked_fill(~mask, -torch.inf).softmax(-1), v)
         attended: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return attended
