@@ -149,16 +149,21 @@ def _onnx_dcgan(folder: Path, config: DcganConfig, weights: Weights, precision: 
     return write_onnx_dcgan(folder, config, precision)
 
 
-def _kinds(torchscript: Writer, pt2: Writer | str, onnx: dict[Precision, Writer | str]) -> dict[Kind, Writer | str]:
+def _kinds(
+    pt2: Writer | str, onnx: dict[Precision, Writer | str], torch_int8: str | None = None
+) -> dict[Kind, Writer | str]:
     """All kinds of a family; what holds for every family is said once."""
     found: dict[Kind, Writer | str] = {}
-    for precision in PRECISIONS:
-        whole = precision != "int8"
-        found[Kind("pytorch", precision)] = _as_they_are if whole else _TORCH_INT8
-        found[Kind("torchscript", precision)] = torchscript if whole else _TORCH_INT8
-        found[Kind("pt2", precision)] = pt2 if whole or isinstance(pt2, str) else _TORCH_INT8
-        found[Kind("onnx", precision)] = onnx.get(precision, _ONNX_BF16)
-    return {kind: found[kind] for kind in KINDS}
+    for kind in KINDS:
+        if kind.format == "onnx":
+            found[kind] = onnx.get(kind.precision, _ONNX_BF16)
+        elif kind.format == "pt2" and isinstance(pt2, str):
+            found[kind] = pt2
+        elif kind.precision == "int8":
+            found[kind] = torch_int8 or _TORCH_INT8
+        else:
+            found[kind] = {"pytorch": _as_they_are, "torchscript": _torchscript, "pt2": pt2}[kind.format]
+    return found
 
 
 def _gpt2_unfit(config: Gpt2Config, kind: Kind) -> str | None:
@@ -172,13 +177,13 @@ _TORCH_INT8 = (
     "PyTorch's int8 scales activations by the largest of a whole batch, so one request's numbers would move another's; "
     "onnx:int8 has a scale per row"
 )
+_TORCH_AO = "torch.ao.quantization, which has an int8 ConvTranspose, is deprecated upstream; onnx:int8 has fixed scales"
 _ONNX_BF16 = "ONNX Runtime has no bf16 MatMul, Gemm or ConvTranspose on a CPU; pytorch:bf16 has them"
 
 _CONFIGS: dict[Family, type[Any]] = {"lstm": LstmConfig, "gpt2": Gpt2Config, "dcgan": DcganConfig}
 FAMILIES: dict[Family, FamilyFormats] = {
     "lstm": FamilyFormats(
         _kinds(
-            _torchscript,
             "torch.export unrolls an LSTM's loop, so that its archive would take one number of tokens only",
             {
                 "fp32": _onnx_lstm,
@@ -187,8 +192,6 @@ FAMILIES: dict[Family, FamilyFormats] = {
             },
         )
     ),
-    "gpt2": FamilyFormats(
-        _kinds(_torchscript, _pt2, {"fp32": _onnx_gpt2, "fp16": _onnx_gpt2, "int8": _onnx_gpt2}), _gpt2_unfit
-    ),
-    "dcgan": FamilyFormats(_kinds(_torchscript, _pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan})),
+    "gpt2": FamilyFormats(_kinds(_pt2, {"fp32": _onnx_gpt2, "fp16": _onnx_gpt2, "int8": _onnx_gpt2}), _gpt2_unfit),
+    "dcgan": FamilyFormats(_kinds(_pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan})),
 }

@@ -41,7 +41,10 @@ REFUSED_BY_FAMILY = {
         **dict.fromkeys((f"pt2:{precision}" for precision in PRECISIONS), "unrolls an LSTM's loop"),
         "onnx:fp16": "no fp16 Gemm",
     },
-    "dcgan": {**REFUSED, "pt2:int8": "scales activations"},
+    "dcgan": {
+        "onnx:bf16": "no bf16 MatMul",
+        **dict.fromkeys(("pytorch:int8", "torchscript:int8", "pt2:int8"), "torch.ao.quantization"),
+    },
 }
 VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
 
