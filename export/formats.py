@@ -40,6 +40,7 @@ class Kind(NamedTuple):
 
 KINDS = tuple(Kind(format_, precision) for format_ in FORMATS for precision in PRECISIONS)
 REFERENCE = Kind("pytorch", "fp32")
+LARGE = 20_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,17 @@ class Wishes:
         ]
 
 
-def choose(config: Config, wishes: Wishes) -> tuple[Kind, ...]:
+def choose(config: Config, wishes: Wishes, parameters: int = 0) -> tuple[Kind, ...]:
     """The kinds that a bundle is to hold, the reference first.
 
     Formats alone stand for all of their precisions that this model can have, and the other way round; both together
-    for every pair. Raises StoreError that names each pair that cannot be and why.
+    for every pair. Without wishes, models of LARGE parameters or more go without fp16, which a CPU is slow to measure.
+    Raises StoreError that names each pair that cannot be and why.
     """
-    reasons = {kind: why_not(config, kind) for kind in wishes.kinds}
+    kinds = wishes.kinds
+    if parameters >= LARGE and not (wishes.formats or wishes.precisions):
+        kinds = [kind for kind in kinds if kind.precision != "fp16"]
+    reasons = {kind: why_not(config, kind) for kind in kinds}
     refused = [f"{kind.name} cannot be: {reason}" for kind, reason in reasons.items() if reason]
     by_name = bool(wishes.formats and wishes.precisions)
     if refused and (by_name or len(refused) == len(reasons)):
@@ -193,5 +198,7 @@ FAMILIES: dict[Family, FamilyFormats] = {
         )
     ),
     "gpt2": FamilyFormats(_kinds(_pt2, {"fp32": _onnx_gpt2, "fp16": _onnx_gpt2, "int8": _onnx_gpt2}), _gpt2_unfit),
-    "dcgan": FamilyFormats(_kinds(_pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan})),
+    "dcgan": FamilyFormats(
+        _kinds(_pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan}, torch_int8=_TORCH_AO)
+    ),
 }
