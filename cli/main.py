@@ -293,9 +293,10 @@ def export(run: Path, name: str, store: Path, **variants: Any) -> None:
     """Make a bundle in the store from a training run's folder.
 
     pytorch:fp32 is always in it. Every other variant is measured beside it and left out if it is too far away. By
-    default those are all that pytorch and onnx have. TorchScript, which PyTorch has deprecated in favour of pt2, and
-    pt2, which is not served here but can be taken elsewhere, hold one more copy of the weights each; ask for them.
-    With both --formats and --precisions every pair is meant, and one that cannot be is refused with the reason.
+    default those are all that pytorch and onnx have, but fp16 for models of 20 million parameters or more.
+    TorchScript, which PyTorch has deprecated in favour of pt2, and pt2, which is not served here but can be taken
+    elsewhere, hold one more copy of the weights each; ask for them. With both --formats and --precisions every pair
+    is meant, and one that cannot be is refused with the reason.
     """
     from contracts.store import Store
     from export.run import export_run

@@ -48,7 +48,7 @@ class Draft:
         return store.write(name, lambda folder: self._fill(folder, wishes or Wishes()))
 
     def _fill(self, folder: Path, wishes: Wishes) -> dict[str, Any]:
-        kinds = choose(self.config, wishes)
+        kinds = choose(self.config, wishes, sum(weight.numel() for weight in self.weights.values()))
         try:
             save_file({name: weight.contiguous() for name, weight in self.weights.items()}, folder / WEIGHTS)
         except RuntimeError as error:  # two names of one tensor

@@ -41,6 +41,7 @@ class Kind(NamedTuple):
 
 KINDS = tuple(Kind(format_, precision) for format_ in FORMATS for precision in PRECISIONS)
 REFERENCE = Kind("pytorch", "fp32")
+LARGE = 20_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,17 @@ class Wishes:
         ]
 
 
-def choose(config: Config, wishes: Wishes) -> tuple[Kind, ...]:
+def choose(config: Config, wishes: Wishes, parameters: int = 0) -> tuple[Kind, ...]:
     """The kinds that a bundle is to hold, the reference first.
 
     Formats alone stand for all of their precisions that this model can have, and the other way round; both together
-    for every pair. Raises StoreError that names each pair that cannot be and why.
+    for every pair. Without wishes, models of LARGE parameters or more go without fp16, which a CPU is slow to measure.
+    Raises StoreError that names each pair that cannot be and why.
     """
-    reasons = {kind: why_not(config, kind) for kind in wishes.kinds}
+    kinds = wishes.kinds
+    if parameters >= LARGE and not (wishes.formats or wishes.precisions):
+        kinds = [kind for kind in kinds if kind.precision != "fp16"]
+    reasons = {kind: why_not(config, kind) for kind in kinds}
     refused = [f"{kind.name} cannot be: {reason}" for kind, reason in reasons.items() if reason]
     by_name = bool(wishes.formats and wishes.precisions)
     if refused and (by_name or len(refused) == len(reasons)):
@@ -156,16 +161,21 @@ def _onnx_bert(folder: Path, config: BertConfig, weights: Weights, precision: Pr
     return write_onnx_bert(folder, config, precision)
 
 
-def _kinds(torchscript: Writer, pt2: Writer | str, onnx: dict[Precision, Writer | str]) -> dict[Kind, Writer | str]:
+def _kinds(
+    pt2: Writer | str, onnx: dict[Precision, Writer | str], torch_int8: str | None = None
+) -> dict[Kind, Writer | str]:
     """All kinds of a family; what holds for every family is said once."""
     found: dict[Kind, Writer | str] = {}
-    for precision in PRECISIONS:
-        whole = precision != "int8"
-        found[Kind("pytorch", precision)] = _as_they_are if whole else _TORCH_INT8
-        found[Kind("torchscript", precision)] = torchscript if whole else _TORCH_INT8
-        found[Kind("pt2", precision)] = pt2 if whole or isinstance(pt2, str) else _TORCH_INT8
-        found[Kind("onnx", precision)] = onnx.get(precision, _ONNX_BF16)
-    return {kind: found[kind] for kind in KINDS}
+    for kind in KINDS:
+        if kind.format == "onnx":
+            found[kind] = onnx.get(kind.precision, _ONNX_BF16)
+        elif kind.format == "pt2" and isinstance(pt2, str):
+            found[kind] = pt2
+        elif kind.precision == "int8":
+            found[kind] = torch_int8 or _TORCH_INT8
+        else:
+            found[kind] = {"pytorch": _as_they_are, "torchscript": _torchscript, "pt2": pt2}[kind.format]
+    return found
 
 
 def _gpt2_unfit(config: Gpt2Config, kind: Kind) -> str | None:
@@ -179,6 +189,7 @@ _TORCH_INT8 = (
     "PyTorch's int8 scales activations by the largest of a whole batch, so one request's numbers would move another's; "
     "onnx:int8 has a scale per row"
 )
+_TORCH_AO = "torch.ao.quantization, which has an int8 ConvTranspose, is deprecated upstream; onnx:int8 has fixed scales"
 _ONNX_BF16 = "ONNX Runtime has no bf16 MatMul, Gemm or ConvTranspose on a CPU; pytorch:bf16 has them"
 
 _CONFIGS: dict[Family, type[Any]] = {
@@ -190,7 +201,6 @@ _CONFIGS: dict[Family, type[Any]] = {
 }
 _CLASSIFIERS = FamilyFormats(
     _kinds(
-        _torchscript,
         _pt2,
         {
             "fp32": _onnx_bert,
@@ -202,7 +212,6 @@ _CLASSIFIERS = FamilyFormats(
 FAMILIES: dict[Family, FamilyFormats] = {
     "lstm": FamilyFormats(
         _kinds(
-            _torchscript,
             "torch.export unrolls an LSTM's loop, so that its archive would take one number of tokens only",
             {
                 "fp32": _onnx_lstm,
@@ -211,10 +220,10 @@ FAMILIES: dict[Family, FamilyFormats] = {
             },
         )
     ),
-    "gpt2": FamilyFormats(
-        _kinds(_torchscript, _pt2, {"fp32": _onnx_gpt2, "fp16": _onnx_gpt2, "int8": _onnx_gpt2}), _gpt2_unfit
+    "gpt2": FamilyFormats(_kinds(_pt2, {"fp32": _onnx_gpt2, "fp16": _onnx_gpt2, "int8": _onnx_gpt2}), _gpt2_unfit),
+    "dcgan": FamilyFormats(
+        _kinds(_pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan}, torch_int8=_TORCH_AO)
     ),
     "bert": _CLASSIFIERS,
     "roberta": _CLASSIFIERS,
-    "dcgan": FamilyFormats(_kinds(_torchscript, _pt2, {"fp32": _onnx_dcgan, "fp16": _onnx_dcgan, "int8": _onnx_dcgan})),
 }

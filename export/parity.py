@@ -40,6 +40,7 @@ from models.runtimes.pytorch import load_text as load_pytorch_text
 CPU = torch.device("cpu")
 PROMPTS = 64
 GROUPS = (1, 15, 48)  # of prompts that run together
+DRAWN = 16  # texts that the reference draws; prompts of several lengths are cut from each
 LONGEST_PROMPT = 64  # two chunks; with what follows, more than the first stride of attention
 NEW_TOKENS = 24
 PICTURE_GROUPS = (1, 2, 4, 8, 16, 32)
@@ -75,7 +76,7 @@ class Judge:
         self._has_held_out = len(held_out) >= PROMPTS
         self._texts = self._make_texts(held_out if self._has_held_out else [])
         exact = load_pytorch_text(bundle, CPU, dtype=torch.float64)
-        self._error = self._compare_text(exact, "fp64").max_logit_difference
+        self._error = self._compare_text(exact, "fp64", self._texts[: sum(GROUPS[:2])]).max_logit_difference
 
     def judge(self, variant: Variant) -> Parity:
         """Raises StoreError for a variant that cannot be run here."""
@@ -92,7 +93,7 @@ class Judge:
         return parity.model_copy(update={"faults": tuple(faults(parity, variant.precision))})
 
     def _judge_text(self, reader: TextBackend, name: str) -> Parity:
-        found = self._compare_text(reader, name)
+        found = self._compare_text(reader, name, self._texts)
         written = sum(len(following) for _, following in self._texts)
         return Parity(
             max_difference=found.max_difference,
@@ -143,11 +144,11 @@ class Judge:
             trained=self._trained,
         )
 
-    def _compare_text(self, other: TextBackend, name: str) -> _Differences:
+    def _compare_text(self, other: TextBackend, name: str, texts: Texts) -> _Differences:
         """Both read the texts group by group, side by side, so that no more than one chunk's logits are kept."""
         found = _Differences()
-        with tqdm(total=PROMPTS, desc=name, unit="prompt", disable=not self._show, leave=False) as bar:
-            for group in _groups(self._texts, min(self._reader.slots, other.slots)):
+        with tqdm(total=len(texts), desc=name, unit="prompt", disable=not self._show, leave=False) as bar:
+            for group in _groups(texts, min(self._reader.slots, other.slots)):
                 equal = torch.ones(len(group), dtype=torch.bool)
                 for ours, theirs in zip(_read(self._reader, group), _read(other, group), strict=True):
                     found.add(ours, theirs)
@@ -166,10 +167,10 @@ class Judge:
             sources = [held_out[begin : begin + longest] for begin in begins]
         else:
             example = self._bundle.tokenizer().encode(self._bundle.manifest.example.prompt or "")[:longest]
-            sources = [example] * PROMPTS
+            sources = [example] * min(DRAWN, PROMPTS)
             if longest > len(example):
                 sources = _continued(self._reader, sources, longest - len(example), torch.Generator().manual_seed(0))
-        prompts = [source[:length] for source, length in zip(sources, lengths, strict=True)]
+        prompts = [sources[place % len(sources)][:length] for place, length in enumerate(lengths)]
         count = min(NEW_TOKENS, context - longest)
         whole = _continued(self._reader, prompts, count)
         return [(text[: len(prompt)], text[len(prompt) :]) for prompt, text in zip(prompts, whole, strict=True)]

@@ -10,7 +10,7 @@ from contracts.run import HELD_OUT
 from contracts.tokenizers import CharacterTokenizer
 from export import parity
 from export.draft import Draft
-from export.formats import FAMILIES, FORMATS, KINDS, PRECISIONS, Kind, Wishes, choose, family_of, why_not
+from export.formats import FAMILIES, FORMATS, KINDS, LARGE, PRECISIONS, Kind, Wishes, choose, family_of, why_not
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -41,7 +41,10 @@ REFUSED_BY_FAMILY = {
         **dict.fromkeys((f"pt2:{precision}" for precision in PRECISIONS), "unrolls an LSTM's loop"),
         "onnx:fp16": "no fp16 Gemm",
     },
-    "dcgan": {**REFUSED, "pt2:int8": "scales activations"},
+    "dcgan": {
+        "onnx:bf16": "no bf16 MatMul",
+        **dict.fromkeys(("pytorch:int8", "torchscript:int8", "pt2:int8"), "torch.ao.quantization"),
+    },
 }
 VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
 
@@ -89,6 +92,12 @@ def test_a_precision_alone_stands_for_the_formats_that_have_it():
 
 def test_without_wishes_no_second_copy_of_the_weights_is_written():
     assert {kind.format for kind in choose(GPT2, Wishes())} == {"pytorch", "onnx"}
+
+
+def test_large_models_go_without_fp16_unless_it_is_asked_for():
+    assert "fp16" not in {kind.precision for kind in choose(GPT2, Wishes(), LARGE)}
+    assert "fp16" in {kind.precision for kind in choose(GPT2, Wishes(), LARGE - 1)}
+    assert Kind("pytorch", "fp16") in choose(GPT2, Wishes(frozenset({"pytorch"})), LARGE)
 
 
 def test_without_onnx_its_variants_are_refused_with_the_remedy(monkeypatch):
