@@ -66,7 +66,7 @@ def show_model(root: Path, name: str) -> None:
         click.echo(f"{left_out} was left out: {reason}")
 
 
-PARITY_COLUMNS = ("MAX DIFF", "MEAN DIFF", "MEAN KL", "EQUAL GREEDY", "PERPLEXITY", "PSNR")
+PARITY_COLUMNS = ("MAX DIFF", "MEAN DIFF", "MEAN KL", "EQUAL", "PERPLEXITY", "PSNR")
 
 
 def parity_cells(parity: Parity | None) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def parity_cells(parity: Parity | None) -> tuple[str, ...]:
         f"{parity.max_difference:.1e}",
         f"{parity.mean_difference:.1e}",
         _shown(parity.mean_kl, ".1e"),
-        _shown(parity.equal_greedy_share, ".1%"),
+        _shown(parity.equal_labels_share if parity.equal_greedy_share is None else parity.equal_greedy_share, ".1%"),
         _shown(parity.perplexity_ratio, ".4f"),
         _shown(parity.psnr_db, ".1f"),
     )
