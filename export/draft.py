@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle, Example, Limits, Manifest, Variant
 from contracts.errors import InvalidRequest, StoreError
 from contracts.labels import Labels
@@ -19,7 +17,7 @@ from export.parity import Judge
 from models.bert import BertConfig, RobertaConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
-from models.weights import Config, Weights, weight_faults
+from models.weights import Config, Weights, weight_faults, write_safetensors
 
 LSTM_MAX_TOKENS = 4096  # an LSTM has no limit of its own, but a request must have one
 
@@ -49,10 +47,7 @@ class Draft:
 
     def _fill(self, folder: Path, wishes: Wishes) -> dict[str, Any]:
         kinds = choose(self.config, wishes, sum(weight.numel() for weight in self.weights.values()))
-        try:
-            save_file({name: weight.contiguous() for name, weight in self.weights.items()}, folder / WEIGHTS)
-        except RuntimeError as error:  # two names of one tensor
-            raise StoreError(f"the weights cannot be written: {error}") from None
+        write_safetensors(self.weights, folder / WEIGHTS)
         if self.tokenizer is not None:
             self.tokenizer.write(folder / TOKENIZER)
         reference = Variant(format=REFERENCE.format, precision=REFERENCE.precision, files=(WEIGHTS,))

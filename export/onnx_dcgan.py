@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from onnx import TensorProto
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from contracts.bundle import FP16_WEIGHTS, GRAPH_WEIGHTS, GRAPHS, INT8_WEIGHTS, WEIGHTS, Precision
@@ -20,7 +20,7 @@ from export.onnx_graph import Graph
 from export.programs import fold_batch_norm
 from models.dcgan import DcganConfig, generator
 from models.noise import latents
-from models.weights import Weights
+from models.weights import Weights, write_safetensors
 
 CALIBRATION_SEED = 1
 CALIBRATION_PICTURES = 256
@@ -41,7 +41,7 @@ def write_onnx_dcgan(folder: Path, config: DcganConfig, precision: Precision) ->
         weights = {name: weight.half() for name, weight in weights.items()}
     elif precision == "int8":
         weights = {**_quantised(weights), **_input_steps(folded, config)}
-    save_file(weights, folder / _FILES[precision])
+    write_safetensors(weights, folder / _FILES[precision])
     graph = Graph()
     graph.weights_of(folder / _FILES[precision])
     _build(graph, config, folded, precision)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from onnx import TensorProto
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from contracts.bundle import GRAPH_WEIGHTS, GRAPHS, INT8_WEIGHTS, WEIGHTS, Precision
 from export.onnx_graph import Graph
 from export.onnx_linear import Linear, write_int8
 from models.lstm import LstmConfig
+from models.weights import write_safetensors
 
 
 def write_onnx_lstm(folder: Path, config: LstmConfig, precision: Precision) -> tuple[str, ...]:
@@ -26,7 +27,7 @@ def write_onnx_lstm(folder: Path, config: LstmConfig, precision: Precision) -> t
 
     Returns the names of all files of the variant.
     """
-    save_file(_arranged(load_file(folder / WEIGHTS), config), folder / GRAPH_WEIGHTS)
+    write_safetensors(_arranged(load_file(folder / WEIGHTS), config), folder / GRAPH_WEIGHTS)
     files = [WEIGHTS, GRAPH_WEIGHTS]
     if precision == "int8":
         write_int8(folder, GRAPH_WEIGHTS, lambda name, weight: name.endswith(".weight"))

@@ -7,6 +7,7 @@ is measured here was written by this very process.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def write_pt2(folder: Path, config: Config, weights: Weights, precision: Precisi
     module, example = program(config, weights, precision)
     name = archive("pt2", precision)
     exported = torch.export.export(module, example, dynamic_shapes=_dynamic(config), strict=False)
-    torch.export.save(exported, folder / name)
+    content = io.BytesIO()  # its own writing of files ends the process when the disk is full
+    torch.export.save(exported, content)
+    (folder / name).write_bytes(content.getbuffer())
     return name
 
 

@@ -6,6 +6,7 @@ for the families that it can express.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -26,5 +27,7 @@ def write_torchscript(folder: Path, config: Config, weights: Weights, precision:
         warnings.filterwarnings("ignore", known, DeprecationWarning)
         # Its own check traces once more and compares; parity is measured on what was written.
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
-        traced.save(folder / name)
+        content = io.BytesIO()  # its own writing of files ends the process when the disk is full
+        torch.jit.save(traced, content)
+    (folder / name).write_bytes(content.getbuffer())
     return name

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contracts.bundle import WEIGHTS, Bundle, Family
@@ -42,6 +42,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that PyTorch has not
         raise StoreError(f"{path} is not a safetensors file: {error}") from None
+
+
+def write_safetensors(weights: Weights, path: Path) -> None:
+    """Raises StoreError where they cannot be written: two names of one tensor, or a disk that is full."""
+    try:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
+    except (RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{path.name} cannot be written: {error}") from None
 
 
 def fitting_weights(bundle: Bundle) -> tuple[Config, dict[str, Tensor]]:

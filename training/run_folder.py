@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from contracts.bundle import TOKENIZER, WEIGHTS
 from contracts.errors import StoreError
 from contracts.run import HELD_OUT, RUN, RunDescription
 from contracts.tokenizers import Tokenizer
+from models.weights import write_safetensors
 
 
 class RunFolder:
@@ -35,7 +35,7 @@ class RunFolder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.path.parent))
         try:
-            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+            write_safetensors({name: weight.cpu() for name, weight in weights.items()}, folder / WEIGHTS)
             if tokenizer is not None:
                 tokenizer.write(folder / TOKENIZER)
             if held_out:
