@@ -27,7 +27,7 @@ def rows() -> Iterator[list[str]]:
 
 
 STATED = {row[-1].strip("`"): row[1] for row in rows() if re.fullmatch(r"`[\w.]+`", row[-1])}
-HELD = {row[0]: row[1:4] for row in rows() if row[0] in LIMITS}
+HELD = {row[0].split(",")[0]: row[1:4] for row in rows()}
 
 
 def number(text: str) -> float | None:

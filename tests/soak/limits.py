@@ -26,9 +26,9 @@ LIMITS: dict[str, Limit] = {
     "worker memory": Limit(64 * MIB, growth=8 * MIB),
     "engine memory": Limit(320 * MIB, growth=8 * MIB),
     "supervisor descriptors": Limit(16, growth=2, at_rest=2),
-    "redis descriptors": Limit(64, growth=32, at_rest=32),
+    "redis descriptors": Limit(64, growth=32, at_rest=40),
     "arbiter descriptors": Limit(16, growth=2, at_rest=2),
-    "server descriptors": Limit(256, growth=32, at_rest=40),
+    "server descriptors": Limit(64, growth=32, at_rest=40),
     "worker descriptors": Limit(24, growth=4, at_rest=4),
     "engine descriptors": Limit(16, growth=2, at_rest=2),
     "supervisor threads": Limit(4, at_rest=0),
@@ -38,7 +38,7 @@ LIMITS: dict[str, Limit] = {
     "worker threads": Limit(8, at_rest=0),
     "engine threads": Limit(16, at_rest=0),
     "redis data": Limit(32 * MIB, growth=4 * MIB, at_rest=2 * MIB),
-    "redis connections": Limit(48, growth=32, at_rest=32),
+    "redis connections": Limit(48, growth=32, at_rest=40),
     "append-only file": Limit(80 * MIB),
 }
 KEYS_OF_JOB = 4 + MAX_CHOICES

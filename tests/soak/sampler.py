@@ -47,7 +47,7 @@ class Sampler:
                 gauges[f"{role} memory"] += own
                 gauges[f"{role} resident"] += resident
                 if role not in processes:  # not what Redis forks: that has Redis' own descriptors
-                    gauges[f"{role} descriptors"] = process.num_fds()
+                    gauges[f"{role} descriptors"] = process.num_fds() - connected_clients(process)
                     gauges[f"{role} threads"] = process.num_threads()
                     processes[role] = process.pid
         return dict(gauges), processes
@@ -96,6 +96,11 @@ def memory(pid: int) -> tuple[int, int]:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     kibibytes = {name: int(value) for name, value in re.findall(r"^(\w+): +(\d+) kB$", rollup, re.MULTILINE)}
     return 1024 * (kibibytes["Pss_Anon"] + kibibytes["Pss_Shmem"]), 1024 * kibibytes["Rss"]
+
+
+def connected_clients(process: psutil.Process) -> int:
+    """Clients that are connected to a process; how many they are is not its doing. One that has gone is none."""
+    return sum(connection.status == psutil.CONN_ESTABLISHED for connection in process.net_connections("tcp"))
 
 
 def folder_bytes(folder: Path) -> int:
