@@ -6,7 +6,7 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-data test-long chaos lint format clean
+.PHONY: help serve test test-data test-long chaos soak lint format clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,9 +22,10 @@ serve: $(READY) ## Run the product at http://127.0.0.1:$(PORT); makes demo model
 	@echo "==> Starting Kamishibai with the models in $(STORE)"
 	@exec $(BIN)/kamishibai up --store $(STORE) --port $(PORT)
 
+TEST_PROCESSES ?= 3
 test: lint ## Check style, types, import rules and run all tests that need no data sets.
 	@echo "==> Running the tests"
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 test-data: $(READY) ## Run the tests that need the real data sets in the folder KAMISHIBAI_TEST_DATA.
 	@test -d "$$KAMISHIBAI_TEST_DATA" || { echo "Set KAMISHIBAI_TEST_DATA to the folder with the data sets."; exit 2; }
@@ -36,6 +37,10 @@ test-long: $(READY) ## Run the tests that take minutes.
 SEED ?= $(shell date +%s)
 chaos: $(READY) ## Kill all parts under load for some ten minutes, and check that no promise is broken (SEED=1, say).
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --jobs 5000 --kills 10
+
+MINUTES ?= 30
+soak: $(READY) ## Run the product under a steady load, and check that memory, descriptors, Redis and logs stay within limits.
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 lint: $(READY) ## Check style, types and import rules.
 	@echo "==> ruff"

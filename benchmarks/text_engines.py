@@ -27,7 +27,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from contracts.bundle import FP32_GRAPH, INT8_GRAPH, WEIGHTS
+from contracts.bundle import GRAPHS, WEIGHTS, Precision
 from contracts.requests import Target, TextRequest
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -36,6 +36,7 @@ from models.runtimes.pytorch import Gpt2Backend, LstmBackend
 from workers.engines.text import TextEngine
 
 TARGET = Target(model="benchmark", version=1, variant="pytorch:fp32")
+ONNX_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 KV_BYTES = 3 << 30
 
 Run = Callable[[int], None]  # makes the case's number of new tokens for so many requests at once
@@ -100,14 +101,15 @@ def gpt2(folder: Path, quick: bool) -> Case:
         from models.runtimes.onnx import OnnxGpt2Backend
 
         save_file(model.state_dict(), folder / WEIGHTS)
-        write_onnx_gpt2(folder, config)
-        case.engine("onnx:fp32", OnnxGpt2Backend(folder / FP32_GRAPH, config, KV_BYTES))
-        case.engine("onnx:int8", OnnxGpt2Backend(folder / INT8_GRAPH, config, KV_BYTES))
+        for precision in ONNX_PRECISIONS:
+            write_onnx_gpt2(folder, config, precision)
+            backend = OnnxGpt2Backend(folder / GRAPHS[precision], config, KV_BYTES)
+            case.engine(f"onnx:{precision}", backend)
     peer = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads)).eval()
     case.runs["transformers fp32"] = _transformers(case, peer)
     if _installed("ctranslate2"):
-        for precision in ("float32", "int8"):
-            case.runs[f"CTranslate2 {precision}"] = _ctranslate2(case, peer, folder / precision)
+        for kind in ("float32", "int8"):
+            case.runs[f"CTranslate2 {kind}"] = _ctranslate2(case, peer, folder / kind)
     return case
 
 
@@ -167,9 +169,10 @@ def lstm(name: str, config: LstmConfig, new_tokens: int, folder: Path) -> Case:
         from models.runtimes.onnx import OnnxLstmBackend
 
         save_file(model.state_dict(), folder / WEIGHTS)
-        write_onnx_lstm(folder, config)
-        case.engine("onnx:fp32", OnnxLstmBackend(folder / FP32_GRAPH, config))
-        case.engine("onnx:int8", OnnxLstmBackend(folder / INT8_GRAPH, config))
+        for precision in ONNX_PRECISIONS:
+            write_onnx_lstm(folder, config, precision)
+            backend = OnnxLstmBackend(folder / GRAPHS[precision], config)
+            case.engine(f"onnx:{precision}", backend)
     width = config.embedding or config.vocabulary_size
     peer = nn.LSTM(width, config.layers[0], len(config.layers), batch_first=True).eval()
     case.runs["eager nn.LSTM"] = _eager(case, model, peer)

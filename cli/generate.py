@@ -38,6 +38,8 @@ SAMPLING = (
 def generate(model: str, store: Path, device: str, variant: str | None, seed: int | None, **options: Any) -> None:
     """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest, EngineFailed."""
     bundle = Store(store).open(*split_name(model))
+    if bundle.manifest.task == "classify":
+        raise InvalidRequest(f"{model} writes nothing, it labels texts; use it with: kamishibai classify {model} TEXT")
     local = load(bundle, devices(device)[0], variant)
     seed = secrets.randbits(31) if seed is None else seed
     if bundle.manifest.task == "text":

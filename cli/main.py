@@ -9,6 +9,7 @@ import logging.config
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,33 @@ SERVED_VARIANT = click.option(
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
 
 
+def VARIANTS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802 - an option like those above
+    """Which variants a bundle is to hold."""
+    options = (
+        click.option(
+            "--formats",
+            callback=lambda _context, _option, value: words(value, "pytorch", "torchscript", "pt2", "onnx"),
+            help="Of pytorch, torchscript, pt2 and onnx, separated by commas.  [default: pytorch,onnx]",
+        ),
+        click.option(
+            "--precisions",
+            callback=lambda _context, _option, value: words(value, "fp32", "fp16", "bf16", "int8"),
+            help="Of fp32, fp16, bf16 and int8, separated by commas.  [default: all that a format has for this model]",
+        ),
+        click.option("--force", is_flag=True, help="Keep variants that miss a bound; the manifest says so."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def wishes(formats: list[Any], precisions: list[Any], force: bool) -> Any:
+    """What VARIANTS have been given as."""
+    from export.formats import Wishes
+
+    return Wishes(frozenset(formats), frozenset(precisions), force=force, show_progress=True)
+
+
 def parse_memory(text: str) -> int:
     """Raises click.BadParameter for what is no amount of memory."""
     from contracts.settings import parse_bytes
@@ -51,6 +79,15 @@ def parse_memory(text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def words(value: str | None, *known: str) -> list[str]:
+    """A list separated by commas. Raises click.BadParameter for a word that is not known."""
+    given = [word.strip() for word in (value or "").split(",") if word.strip()]
+    for word in given:
+        if word not in known:
+            raise click.BadParameter(f"{word!r} is not one of {', '.join(known)}.")
+    return given
 
 
 def check_device(name: str) -> str:
@@ -160,27 +197,40 @@ def import_() -> None:
     help="The text it was trained on; its characters, in order of first appearance, are the vocabulary.",
 )
 @click.option("--name", required=True, help="Name of the model in the store.")
+@VARIANTS
 @STORE
-def tfjs(folder: Path, corpus: Path, name: str, store: Path) -> None:
+def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) -> None:
     """Import a TensorFlow.js character LSTM: FOLDER holds model.json and its weights."""
     from contracts.store import Store
     from export.tfjs import import_tfjs
 
-    tell(import_tfjs(folder, corpus, Store(store), name))
+    tell(import_tfjs(folder, corpus, Store(store), name, wishes(**variants)))
 
 
 @import_.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("place", metavar="FOLDER|NAME")
 @click.option("--name", required=True, help="Name of the model in the store.")
-@click.option("--fields", help="Format of its texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
+@click.option("--fields", help="Format of GPT-2's texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
+@click.option(
+    "--activation",
+    type=click.Choice(["sigmoid", "softmax"]),
+    help="Of a classifier: any number of labels apply to a text, or one.  [default: what problem_type says]",
+)
+@VARIANTS
 @STORE
-def hf(folder: Path, name: str, fields: str | None, store: Path) -> None:
-    """Import a Hugging Face GPT-2 checkpoint: FOLDER holds config.json, weights and tokenizer."""
+def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, **variants: Any) -> None:
+    """Import a Hugging Face checkpoint: FOLDER holds config.json, weights and tokenizer; NAME is one on the hub.
+
+    That of a GPT-2, or of a BERT or RoBERTa for sequence classification.
+    """
     from contracts.prompt_fields import PromptFields
     from contracts.store import Store
-    from export.huggingface import import_gpt2
+    from export.checkpoint import import_checkpoint
+    from export.hub import checkpoint_folder
 
-    tell(import_gpt2(folder, Store(store), name, PromptFields.from_format(fields) if fields else None))
+    prompt_fields = PromptFields.from_format(fields) if fields else None
+    folder = checkpoint_folder(place)
+    tell(import_checkpoint(folder, Store(store), name, prompt_fields, activation, wishes(**variants)))
 
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -190,13 +240,14 @@ NAME = click.option("--name", required=True, help="Name of the model in the stor
 @import_.command()
 @FILE
 @NAME
+@VARIANTS
 @STORE
-def dcgan(file: Path, name: str, store: Path) -> None:
+def dcgan(file: Path, name: str, store: Path, **variants: Any) -> None:
     """Import a DCGAN generator: FILE is the state dict of its nn.Sequential."""
     from contracts.store import Store
     from export.torch_dcgan import import_dcgan
 
-    tell(import_dcgan(file, Store(store), name))
+    tell(import_dcgan(file, Store(store), name, wishes(**variants)))
 
 
 @import_.command()
@@ -212,25 +263,43 @@ def dcgan(file: Path, name: str, store: Path) -> None:
 )
 @click.option("--lowercase/--keep-case", default=True, show_default=True, help="Whether prompts are lower-cased.")
 @NAME
+@VARIANTS
 @STORE
-def word_lstm(file: Path, vocabulary: Path, unknown_token: str | None, lowercase: bool, name: str, store: Path) -> None:
+def word_lstm(
+    file: Path,
+    vocabulary: Path,
+    unknown_token: str | None,
+    lowercase: bool,
+    name: str,
+    store: Path,
+    **variants: Any,
+) -> None:
     """Import a word LSTM: FILE is the state dict of an embedding, an nn.LSTM and a linear layer."""
     from contracts.store import Store
     from export.torch_lstm import import_word_lstm
 
-    tell(import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase))
+    bundle = import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase, wishes(**variants))
+    tell(bundle)
 
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the model in the store.")
+@VARIANTS
 @STORE
-def export(run: Path, name: str, store: Path) -> None:
-    """Make a bundle in the store from a training run's folder."""
+def export(run: Path, name: str, store: Path, **variants: Any) -> None:
+    """Make a bundle in the store from a training run's folder.
+
+    pytorch:fp32 is always in it. Every other variant is measured beside it and left out if it is too far away. By
+    default those are all that pytorch and onnx have, but fp16 for models of 20 million parameters or more.
+    TorchScript, which PyTorch has deprecated in favour of pt2, and pt2, which is not served here but can be taken
+    elsewhere, hold one more copy of the weights each; ask for them. With both --formats and --precisions every pair
+    is meant, and one that cannot be is refused with the reason.
+    """
     from contracts.store import Store
     from export.run import export_run
 
-    tell(export_run(run, Store(store), name))
+    tell(export_run(run, Store(store), name, wishes(**variants)))
 
 
 @cli.command()
@@ -277,6 +346,16 @@ def models(context: click.Context, store: Path) -> None:
 
     if context.invoked_subcommand is None:
         list_models(store)
+
+
+@models.command()
+@click.argument("model")
+@click.pass_context
+def show(context: click.Context, model: str) -> None:
+    """Show MODEL's variants, their files and how far each is from pytorch:fp32."""
+    from cli.models import show_model
+
+    show_model((context.parent or context).params["store"], model)
 
 
 @models.command()
@@ -449,11 +528,29 @@ def generate(**options: Any) -> None:
     generate_locally(**options)
 
 
+@cli.command()
+@click.argument("model")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Labels this likely apply.  [default: the model's]")
+@click.option("--top-k", type=click.IntRange(1), help="Show so many labels, likeliest first.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each text.")
+@DEVICE
+@VARIANT
+@STORE
+def classify(**options: Any) -> None:
+    """Label each TEXT with MODEL, without a server. Labels that apply are marked with a star."""
+    from cli.classify import classify as classify_locally
+
+    classify_locally(**options)
+
+
 def tell(bundle: Any) -> None:
     """Say what has been put into the store."""
     manifest = bundle.manifest
     megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
     click.echo(f"{manifest.name}@{manifest.version}: {manifest.family}, {megabytes:.1f} MB, in {bundle.path}")
+    for name, reason in manifest.left_out.items():
+        click.secho(f"{name} was left out: {reason}; --force of `kamishibai export` keeps it", fg="yellow", err=True)
 
 
 def log_to_stderr() -> None:

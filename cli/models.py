@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from cli.devices import devices
+from contracts.bundle import DEFAULT_VARIANT, Parity, Variant
 from contracts.errors import StoreError
 from contracts.store import Store, split_name
 
@@ -28,7 +30,7 @@ def show_probe(root: Path, name: str, device: str, variant: str | None) -> None:
 
 def list_models(root: Path) -> None:
     store = Store(root)
-    rows = [("MODEL", "VERSION", "TASK", "FAMILY", "SIZE", "VARIANTS", "LIMITS")]
+    rows: list[tuple[str, ...]] = [("MODEL", "VERSION", "TASK", "FAMILY", "SIZE", "VARIANTS", "LIMITS")]
     for name in store.names():
         for version in store.versions(name):
             try:
@@ -45,6 +47,56 @@ def list_models(root: Path) -> None:
     if len(rows) == 1:
         click.echo(f"{root} holds no model. `kamishibai demo` makes three small ones.")
         return
+    _table(rows)
+
+
+def show_model(root: Path, name: str) -> None:
+    """The variants of the newest version with what was measured of each. Raises StoreError."""
+    manifest = Store(root).open(name, only=()).manifest
+    click.echo(f"{name}@{manifest.version}: {manifest.family}, {manifest.task}")
+    rows: list[tuple[str, ...]] = [("VARIANT", "SIZE", *PARITY_COLUMNS, "INVARIANT", "BOUNDS")]
+    for variant in manifest.variants:
+        size = f"{sum(manifest.files[file].bytes for file in variant.files) / 1e6:.1f} MB"
+        rows.append((variant.name, size, *parity_cells(variant.parity), *_verdict(variant)))
+    _table(rows)
+    for variant in manifest.variants:
+        for fault in variant.parity.faults if variant.parity else ():
+            click.echo(f"{variant.name} is here by force: {fault}")
+    for left_out, reason in manifest.left_out.items():
+        click.echo(f"{left_out} was left out: {reason}")
+
+
+PARITY_COLUMNS = ("MAX DIFF", "MEAN DIFF", "MEAN KL", "EQUAL", "PERPLEXITY", "PSNR")
+
+
+def parity_cells(parity: Parity | None) -> tuple[str, ...]:
+    """What `PARITY_COLUMNS` say of a variant; "-" is what does not apply or could not be judged."""
+    if parity is None:
+        return ("-",) * len(PARITY_COLUMNS)
+    return (
+        f"{parity.max_difference:.1e}",
+        f"{parity.mean_difference:.1e}",
+        _shown(parity.mean_kl, ".1e"),
+        _shown(parity.equal_labels_share if parity.equal_greedy_share is None else parity.equal_greedy_share, ".1%"),
+        _shown(parity.perplexity_ratio, ".4f"),
+        _shown(parity.psnr_db, ".1f"),
+    )
+
+
+def _shown(value: float | None, how: str) -> str:
+    return "-" if value is None else format(value, how)
+
+
+def _verdict(variant: Variant) -> tuple[str, str]:
+    """Batch invariance and bounds."""
+    parity = variant.parity
+    if parity is None:
+        return "-", "reference" if variant.name == DEFAULT_VARIANT else "not measured"
+    kept = "missed" if parity.faults else "kept" if parity.trained else "kept (untrained weights)"
+    return "yes" if parity.batch_invariant else "NO", kept
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -13,7 +13,7 @@ from contracts.connection import connect
 from contracts.errors import InvalidRequest, StoreError
 from contracts.jobs import JobQueue
 from contracts.requests import TextRequest
-from contracts.results import ImageResult, TextResult
+from contracts.results import ClassifyResult, ImageResult, Result, TextResult
 from contracts.settings import from_environment
 from contracts.store import Store
 from contracts.tokenizers import Tokenizer
@@ -36,6 +36,8 @@ def replay_job(job_id: str, store: Path, redis_url: str | None, device: str) -> 
     result = local.run(record.request)
     if isinstance(record.result, ImageResult) or isinstance(result, ImageResult):
         difference = _first_picture(jobs.pictures(_image(record.result)), jobs.pictures(_image(result)))
+    elif isinstance(record.result, ClassifyResult) or isinstance(result, ClassifyResult):
+        difference = _first_classification(_labelled(record.result), _labelled(result))
     else:
         difference = _first_token(record.request, local.bundle.tokenizer(), record.result, result)
     if difference is None:
@@ -51,10 +53,21 @@ def replay_job(job_id: str, store: Path, redis_url: str | None, device: str) -> 
     raise click.exceptions.Exit(1)
 
 
-def _image(result: TextResult | ImageResult) -> ImageResult:
+def _image(result: Result) -> ImageResult:
     if not isinstance(result, ImageResult):
-        raise InvalidRequest("The job's result is a text, but its request asks for pictures.")
+        raise InvalidRequest("The job's result is none of pictures, but its request asks for some.")
     return result
+
+
+def _labelled(result: Result) -> ClassifyResult:
+    if not isinstance(result, ClassifyResult):
+        raise InvalidRequest("The job's result is none of labels, but its request asks for some.")
+    return result
+
+
+def _first_classification(stored: ClassifyResult, again: ClassifyResult) -> str | None:
+    pairs = enumerate(zip(stored.classifications, again.classifications, strict=True))
+    return next((f"text {place}" for place, pair in pairs if pair[0] != pair[1]), None)
 
 
 def _first_picture(stored: list[str], again: list[str]) -> str | None:

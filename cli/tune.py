@@ -15,10 +15,10 @@ from tqdm import tqdm
 from cli.devices import device_class, devices
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import StoreError, from_record
-from contracts.requests import ImageRequest, TextRequest
+from contracts.requests import ImageRequest, Request, TextRequest
 from contracts.store import Store, split_name
 from contracts.tuning import Choice, write_choice
-from workers.engines import Done, Engine, Failed, Request
+from workers.engines import Done, Engine, Failed
 from workers.engines.loading import example_request, load_model
 
 BATCH_SIZES = (1, 8, 32)

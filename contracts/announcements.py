@@ -38,11 +38,11 @@ class Histogram(_Frozen):
 class EngineCounters(_Frozen):
     """Of one model on one worker, counted since the worker's start.
 
-    A call's batch size is the rows or pictures that it ran for requests. The other histograms are of jobs: from being
-    put on the queue to being claimed, from there too to the first token, and between two tokens of one text.
+    A call's batch size is the rows, pictures or texts that it ran for requests. The other histograms are of jobs: from
+    being put on the queue to being claimed, from there too to the first token, and between two tokens of one text.
     """
 
-    units: Counter = 0  # tokens or pictures made
+    units: Counter = 0  # tokens or pictures made, texts classified
     prompt_tokens: Counter = 0
     jobs: dict[Annotated[str, Field(pattern="^[a-z_]{1,32}$")], Counter] = {}  # ended, by outcome or error code
     histograms: dict[HistogramName, Histogram] = {}

@@ -14,21 +14,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from contracts.errors import StoreError
 from contracts.files import read_small
+from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.requests import MAX_COUNT, Target, describe
-from contracts.tokenizers import Tokenizer, TokenizerKind, read_tokenizer
+from contracts.tokenizers import EncoderTokenizer, Tokenizer, TokenizerKind, read_encoder_tokenizer, read_tokenizer
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
-FP32_GRAPH = "fp32.onnx"
-INT8_GRAPH = "int8.onnx"
+FP16_WEIGHTS = "fp16.safetensors"
 INT8_WEIGHTS = "int8.safetensors"
 GRAPH_WEIGHTS = "graph.safetensors"  # fp32 weights in an arrangement that only graphs use
 DEFAULT_VARIANT = "pytorch:fp32"
 
-Family = Literal["lstm", "gpt2", "dcgan"]
-Task = Literal["text", "image"]
+Family = Literal["lstm", "gpt2", "dcgan", "bert", "roberta"]
+Task = Literal["text", "image", "classify"]
+Format = Literal["pytorch", "torchscript", "pt2", "onnx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+GRAPHS: dict[Precision, str] = {"fp32": "fp32.onnx", "fp16": "fp16.onnx", "int8": "int8.onnx"}
+
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # how large a difference is
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Frozen(BaseModel):
@@ -40,28 +47,54 @@ class FileEntry(_Frozen):
     bytes: Annotated[int, Field(ge=0)]
 
 
+class Parity(_Frozen):
+    """How far a variant's numbers are from those of `pytorch:fp32`, measured when the bundle was written, on a CPU.
+
+    Differences are of probabilities, or of pixels from 0 to 1; what does not apply or could not be judged is None.
+    """
+
+    max_difference: Size
+    mean_difference: Size
+    max_logit_difference: Size | None = None
+    reference_error: Size | None = None  # the largest difference of the reference's own logits from those of fp64
+    mean_kl: Size | None = None  # nats, of next-token distributions
+    equal_greedy_share: Share | None = None  # of a greedy text, until it first differs
+    perplexity_ratio: Size | None = None  # on held-out text; below 1: the variant predicts it better
+    equal_labels_share: Share | None = None  # of texts to which the very same labels apply
+    psnr_db: Size | None = None  # of pictures; None also where no pixel differs
+    batch_invariant: bool  # whether a row keeps its bits in every batch and place
+    trained: bool  # whether the weights were trained; the bounds of int8 mean nothing for others
+    faults: tuple[str, ...] = ()  # bounds that were missed
+
+
 class Variant(_Frozen):
     """One way to run the model: a format and a precision, and the files that hold it."""
 
-    format: Literal["pytorch", "onnx"]
-    precision: Literal["fp32", "int8"]
+    format: Format
+    precision: Precision
     files: tuple[str, ...]
+    parity: Parity | None = None  # None: the reference itself, or a bundle from before this was measured
 
     @property
     def name(self) -> str:
-        return f"{self.format}:{self.precision}"
+        return variant_name(self.format, self.precision)
+
+    @property
+    def forced(self) -> bool:
+        """Whether it misses a bound and is here only since somebody insisted; no choice of ours may fall on it."""
+        return self.parity is not None and bool(self.parity.faults)
 
 
 class Limits(_Frozen):
     context_tokens: Annotated[int, Field(ge=2)] | None = (
-        None  # prompt and output together; None: no limit of the model's
+        None  # prompt and output together, or a text to classify; None: no limit of the model's
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     picture_pixels: tuple[int, int] | None = None  # width, height
 
 
 class Example(_Frozen):
-    """What warm-up runs: a prompt for text, nothing for pictures."""
+    """What warm-up runs: a prompt for text, a text to classify, nothing for pictures."""
 
     prompt: str | None = None
 
@@ -78,7 +111,9 @@ class Manifest(_Frozen):
     limits: Limits
     tokenizer: TokenizerKind | None = None
     prompt_fields: PromptFields | None = None
+    labels: Labels | None = None  # of a classifier
     variants: tuple[Variant, ...]
+    left_out: dict[str, str] = {}  # variants that missed a bound, and which
     files: dict[str, FileEntry]
     example: Example
     provenance: dict[str, Any] = {}
@@ -99,6 +134,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._tokenizer: Tokenizer | None = None
+        self._encoder_tokenizer: EncoderTokenizer | None = None
 
     @classmethod
     def open(cls, path: Path, *, only: tuple[str, ...] | None = None) -> Bundle:
@@ -134,6 +170,13 @@ class Bundle:
         """Changes when any byte of the bundle does, since the manifest holds every file's hash."""
         return sha256_of(self.path / MANIFEST)
 
+    def variant(self, name: str) -> Variant:
+        """The variant of a name. Raises StoreError that names those there are."""
+        for variant in self.manifest.variants:
+            if variant.name == name:
+                return variant
+        raise StoreError(f"{self.path} has no variant {name!r}; it has {', '.join(self.variants())}")
+
     def variants(self) -> list[str]:
         """Names of the ways to run it, as in `pytorch:fp32`."""
         return [variant.name for variant in self.manifest.variants]
@@ -142,12 +185,36 @@ class Bundle:
         return Target(model=self.manifest.name, version=self.manifest.version, variant=variant)
 
     def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, read once. Raises StoreError for a bundle without one."""
+        """The tokenizer of a bundle that writes text, read once. Raises StoreError for a bundle without one."""
+        if self._tokenizer is None:
+            self._tokenizer = read_tokenizer(self._tokenizer_kind(), self.path / TOKENIZER)
+        return self._tokenizer
+
+    def encoder_tokenizer(self) -> EncoderTokenizer:
+        """The same for a classifier."""
+        if self._encoder_tokenizer is None:
+            self._encoder_tokenizer = read_encoder_tokenizer(self._tokenizer_kind(), self.path / TOKENIZER)
+        return self._encoder_tokenizer
+
+    def labels(self) -> Labels:
+        """A classifier's labels. Raises StoreError for a bundle without."""
+        if self.manifest.labels is None:
+            raise StoreError(f"{self.path} has no labels: its task is {self.manifest.task}")
+        return self.manifest.labels
+
+    def _tokenizer_kind(self) -> TokenizerKind:
         if self.manifest.tokenizer is None:
             raise StoreError(f"{self.path} has no tokenizer: its task is {self.manifest.task}")
-        if self._tokenizer is None:
-            self._tokenizer = read_tokenizer(self.manifest.tokenizer, self.path / TOKENIZER)
-        return self._tokenizer
+        return self.manifest.tokenizer
+
+
+def variant_name(format_: Format, precision: Precision) -> str:
+    return f"{format_}:{precision}"
+
+
+def archive(format_: Format, precision: Precision) -> str:
+    """Name of the file that holds a whole program: `fp16.torchscript`, `fp32.pt2`."""
+    return f"{precision}.{format_}"
 
 
 def sha256_of(path: Path) -> str:

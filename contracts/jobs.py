@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from rq.serializers import JSONSerializer
 from contracts import keys
 from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, from_record
 from contracts.lua import CLOCK, EXPIRE_TEXTS, WHOLE
-from contracts.requests import ImageRequest, TextRequest, parse_request
-from contracts.results import RESULT, ImageResult, TextResult
+from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest, parse_request
+from contracts.results import RESULT, ClassifyResult, ImageResult, Result, TextResult
 
 JOB_FUNCTION = "workers.tasks.perform"
 LOST_LEASES_ALLOWED = 3
 MAX_DATA_BYTES = 16 << 20  # of a job's data; a thousandth of that in zlib can stand for it
+MOST_AT_ONCE = 64  # jobs in one round trip: Redis serves the others between two of them
 MAX_REASON_BYTES = 1 << 20  # of why a job failed
 MAX_META_BYTES = 1 << 12
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -55,11 +57,11 @@ class JobRecord:
 
     id: str
     status: Status
-    request: TextRequest | ImageRequest
+    request: Request
     created_at: float
     started_at: float | None
     ended_at: float | None
-    result: TextResult | ImageResult | None
+    result: Result | None
     error: KamishibaiError | None
     owner: str | None  # id of the API key that made it; None: made while there were no keys
 
@@ -78,7 +80,7 @@ class JobQueue:
 
     def enqueue(
         self,
-        request: TextRequest | ImageRequest,
+        request: Request,
         *,
         result_seconds: int,
         timeout_seconds: int,
@@ -167,15 +169,23 @@ class JobQueue:
             raise no_such_job(job_id)
         return outcome == b"cancelled"
 
+    def shorten(self, records: list[JobRecord], seconds: int) -> None:
+        """Give ended jobs a lifetime of so many seconds from now on."""
+        until = time.time() + seconds
+        for begin in range(0, len(records), MOST_AT_ONCE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for record in records[begin : begin + MOST_AT_ONCE]:
+                    for key in _keys_of(record):
+                        pipe.expire(key, seconds)
+                    for registry in ("finished", "failed"):
+                        pipe.zadd(f"rq:{registry}:{record.request.target.queue_name}", {record.id: until}, xx=True)
+                pipe.execute()
+
     def delete(self, record: JobRecord) -> None:
         """Forget an ended job and all that belongs to it."""
         queue = record.request.target.queue_name
         with self._redis.pipeline() as pipe:
-            choices = record.request.n if isinstance(record.request, TextRequest) else 0
-            texts = [keys.text(record.id, choice) for choice in range(choices)]
-            pipe.delete(_job_key(record.id), _results_key(record.id), *texts)
-            if isinstance(record.result, ImageResult) and record.result.pictures_key:
-                pipe.delete(record.result.pictures_key)
+            pipe.delete(*_keys_of(record))
             for registry in ("finished", "failed", "canceled"):
                 pipe.zrem(f"rq:{registry}:{queue}", record.id)
             pipe.execute()
@@ -208,7 +218,7 @@ CANCEL = (
     + EXPIRE_TEXTS
     + """
 -- ARGV: job id. Returns 'cancelled', 'ended' or 'missing'.
--- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result.
+-- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result, its place in RQ's registry included.
 local id = ARGV[1]
 local job = 'rq:job:' .. id
 if redis.call('TYPE', job).ok ~= 'hash' then return 'missing' end
@@ -225,7 +235,7 @@ for _, execution in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) 
 end
 redis.call('DEL', 'rq:executions:' .. id)
 redis.call('HSET', job, 'status', 'canceled', 'ended_at', iso)
-redis.call('ZADD', 'rq:canceled:' .. queue, math.floor(now), id)
+redis.call('ZADD', 'rq:canceled:' .. queue, math.floor(now) + lifetime, id)
 redis.call('EXPIRE', job, lifetime)
 expire_texts(id, lifetime)
 if status == 'started' and worker and worker ~= '' then
@@ -265,7 +275,7 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
     )
 
 
-def request_of(data: bytes) -> TextRequest | ImageRequest:
+def request_of(data: bytes) -> Request:
     """The request in the `data` field of RQ's job hash. Raises InvalidRequest for anything that is not ours."""
     try:
         function, instance, args, kwargs = json.loads(_inflate(data, MAX_DATA_BYTES))
@@ -307,9 +317,7 @@ def _told(meta: bytes | None, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _result_of(
-    result: dict[bytes, bytes], job_id: str, request: TextRequest | ImageRequest
-) -> TextResult | ImageResult | None:
+def _result_of(result: dict[bytes, bytes], job_id: str, request: Request) -> Result | None:
     try:
         found = RESULT.validate_json(base64.b64decode(result[b"return_value"]))
     except (KeyError, ValueError):
@@ -317,10 +325,12 @@ def _result_of(
     return found if _answers(found, job_id, request) else None
 
 
-def _answers(result: TextResult | ImageResult, job_id: str, request: TextRequest | ImageRequest) -> bool:
+def _answers(result: Result, job_id: str, request: Request) -> bool:
     """Whether a result is one of this request's, and names no keys of others."""
     if isinstance(result, TextResult):
         return isinstance(request, TextRequest) and len(result.choices) == request.n
+    if isinstance(result, ClassifyResult):
+        return isinstance(request, ClassifyRequest) and len(result.classifications) == len(request.texts)
     key = result.pictures_key
     own = key is None or key.startswith(keys.pictures(job_id, ""))
     return isinstance(request, ImageRequest) and result.count == request.count and own
@@ -339,6 +349,15 @@ def unix_seconds(iso: bytes | None) -> float | None:
         return datetime.fromisoformat(iso.decode()).timestamp() if iso else None
     except (ValueError, OverflowError):
         return None  # not a time that RQ wrote
+
+
+def _keys_of(record: JobRecord) -> list[str]:
+    """What Redis holds of a job alone."""
+    choices = record.request.n if isinstance(record.request, TextRequest) and record.request.stream else 0
+    found = [_job_key(record.id), _results_key(record.id), *(keys.text(record.id, each) for each in range(choices))]
+    if isinstance(record.result, ImageResult) and record.result.pictures_key:
+        found.append(record.result.pictures_key)
+    return found
 
 
 def _ring(pipe: Pipeline, queue: str) -> None:

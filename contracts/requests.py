@@ -40,6 +40,7 @@ MAX_BIASES = 1024
 MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
 MAX_PICTURES = 1024
+MAX_TEXTS = 64  # that one request classifies
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
@@ -256,6 +257,21 @@ class ImageBody(_Body):
     style: Literal["vivid", "natural"] = "vivid"
 
 
+class ClassifyBody(_Body):
+    """Body of POST /v1/classify."""
+
+    model: str | None = None
+    input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
+    threshold: Annotated[float, Field(ge=0, le=1, description="Labels as likely as this apply.")] | None = None
+    top_k: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Scores of the k likeliest labels.")] | None = None
+    truncate: Annotated[bool, Field(description="Read the beginning of a text that is too long.")] = True
+    user: str | None = None
+
+    def texts(self) -> list[str]:
+        """The texts as a list, however they were given."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
 class JobBody(_Frozen):
     """Body of POST /v1/jobs: a model and the fields of the synchronous body."""
 
@@ -322,11 +338,32 @@ class ImageRequest(_Frozen):
     stream: Literal[False] = False
 
 
-Request = Annotated[TextRequest | ImageRequest, Field(discriminator="task")]
-_REQUEST: TypeAdapter[TextRequest | ImageRequest] = TypeAdapter(Request)
+class TokenisedText(_Frozen):
+    """A text to classify: token ids with the special tokens around them, as many as the model reads at once."""
+
+    tokens: Annotated[
+        tuple[TokenId, ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, strict=False, fail_fast=True)
+    ]
+    truncated: bool = False
 
 
-def parse_request(payload: Any) -> TextRequest | ImageRequest:
+class ClassifyRequest(_Frozen):
+    """A job that classifies texts, each by itself."""
+
+    task: Literal["classify"] = "classify"
+    schema_version: Literal[1] = 1
+    target: Target
+    texts: Annotated[tuple[TokenisedText, ...], Field(min_length=1, max_length=MAX_TEXTS, strict=False, fail_fast=True)]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    top_k: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
+    stream: Literal[False] = False
+
+
+Request = TextRequest | ImageRequest | ClassifyRequest
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="task")])
+
+
+def parse_request(payload: Any) -> Request:
     """The request in a job's payload. Raises InvalidRequest for anything else."""
     try:
         return _REQUEST.validate_python(payload)

@@ -55,5 +55,27 @@ class ImageResult(_Frozen):
     pictures_key: str | None = None
 
 
-Result = Annotated[TextResult | ImageResult, Field(discriminator="task")]
-RESULT: TypeAdapter[TextResult | ImageResult] = TypeAdapter(Result)
+class LabelScore(_Frozen):
+    """A label and its probability."""
+
+    label: str
+    score: Annotated[float, Field(ge=0, le=1)]
+
+
+class Classification(_Frozen):
+    """What was said of one text."""
+
+    labels: list[str]  # those that apply, likeliest first
+    scores: list[LabelScore]  # of all labels or the likeliest, likeliest first
+    tokens: Count  # that were read, special ones included
+    truncated: bool  # whether the text went on
+
+
+class ClassifyResult(_Frozen):
+    task: Literal["classify"] = "classify"
+    classifications: list[Classification]  # in the order of the request's texts
+    fingerprint: str = ""
+
+
+Result = TextResult | ImageResult | ClassifyResult
+RESULT: TypeAdapter[Result] = TypeAdapter(Annotated[Result, Field(discriminator="task")])

@@ -3,6 +3,7 @@
 run.json             a RunDescription
 weights.safetensors  fp32 tensors by the names of the family's module in models/
 tokenizer.json       for text, as in a bundle
+held_out.txt         for text, if there is any: text that was kept from training, for export to judge variants by
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contracts.bundle import Family, Task
 from contracts.tokenizers import TokenizerKind
 
 RUN = "run.json"
+HELD_OUT = "held_out.txt"
 
 
 class RunDescription(BaseModel):

@@ -31,6 +31,7 @@ class Settings:
     slow_client_seconds: float = 60.0  # a client may take so long to send its body, and to take a piece of its answer
     max_pictures: int = 64
     sync_result_seconds: int = 30  # how long a synchronous request's job lives on after its answer
+    unread_result_seconds: int = 300  # the same before it, so that a server that was cut off still finds it
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
     job_timeout_seconds: int = 600
     kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models

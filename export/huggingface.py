@@ -19,10 +19,10 @@ from contracts.requests import MAX_COUNT
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer
 from export.draft import Draft
+from export.formats import Wishes
 from export.source import Source, read_json
-from export.weights import read_checkpoint
+from export.weights import read_weights
 from models.gpt2 import Gpt2Config
-from models.weights import read_safetensors
 
 Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 EXAMPLE_PROMPT = "Once upon a time"
@@ -64,11 +64,13 @@ class _Config(BaseModel):
     add_cross_attention: Literal[False] = False
 
 
-class _Index(BaseModel):
-    weight_map: dict[str, str]  # tensor -> file
-
-
-def import_gpt2(folder: Path, store: Store, name: str, prompt_fields: PromptFields | None = None) -> Bundle:
+def import_gpt2(
+    folder: Path,
+    store: Store,
+    name: str,
+    prompt_fields: PromptFields | None = None,
+    wishes: Wishes | None = None,
+) -> Bundle:
     """The next version of model `name`, from config.json, weights and tokenizer in `folder`.
 
     Weights are model.safetensors, whole or in shards, or else pytorch_model.bin; the tokenizer is tokenizer.json or
@@ -78,13 +80,13 @@ def import_gpt2(folder: Path, store: Store, name: str, prompt_fields: PromptFiel
     config = _config(read_json(_Config, source.file("config.json")))
     draft = Draft(
         config=config,
-        weights=_our_weights(_read_weights(source)),
+        weights=_our_weights(read_weights(source)),
         tokenizer=_read_tokenizer(source),
         example_prompt=EXAMPLE_PROMPT,
         provenance={"source": "huggingface", "sha256": source.digests},
         prompt_fields=prompt_fields,
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
 
 
 def _config(theirs: _Config) -> Gpt2Config:
@@ -103,20 +105,6 @@ def _config(theirs: _Config) -> Gpt2Config:
         )
     except ValueError as error:
         raise StoreError(f"config.json is not that of a model: {error}") from None
-
-
-def _read_weights(source: Source) -> dict[str, Tensor]:
-    if source.has("model.safetensors"):
-        return read_safetensors(source.file("model.safetensors"))
-    if source.has("model.safetensors.index.json"):
-        index = read_json(_Index, source.file("model.safetensors.index.json"))
-        weights: dict[str, Tensor] = {}
-        for shard in sorted(set(index.weight_map.values())):
-            weights |= read_safetensors(source.file(shard))
-        return weights
-    if source.has("pytorch_model.bin"):
-        return read_checkpoint(source.file("pytorch_model.bin"))
-    raise StoreError(f"{source.folder} holds no weights: give model.safetensors or pytorch_model.bin")
 
 
 def _our_weights(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ Letters in shapes: R rows, T time, C context, H heads, D head size, E width = H 
 
 Inputs: `tokens` and `positions` int64 (R, T); `last` int32 (R,), the last position of each row; `total` int32 (1,), the
 length of the longest row after this call; `wanted` int64 (W,), which of the R * T states get logits, so that a prompt's
-chunk needs none; and per layer `past_keys.i` and `past_values.i` fp32 (R, H, C, D). Outputs: `logits` fp32 (W, V) and
-`keys.i`, `values.i`, which the caller binds to the memory of the inputs.
+chunk needs none; and per layer `past_keys.i` and `past_values.i` (R, H, C, D), fp16 for that precision, else fp32.
+Outputs: `logits` fp32 (W, V) and `keys.i`, `values.i`, which the caller binds to the memory of the inputs.
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from contracts.bundle import FP32_GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS
-from contracts.errors import StoreError
+from contracts.bundle import FP16_WEIGHTS, GRAPHS, INT8_WEIGHTS, WEIGHTS, Precision
 from export.onnx_graph import CONTRIB, Graph
-from export.onnx_linear import Linear, write_int8
+from export.onnx_linear import Linear, write_fp16, write_int8
 from models.gpt2 import Gpt2Config
 
 
-def write_onnx_gpt2(folder: Path, config: Gpt2Config) -> None:
-    """Writes both graphs, and the int8 weights, beside the fp32 weights that lie in `folder`.
+def write_onnx_gpt2(folder: Path, config: Gpt2Config, precision: Precision) -> tuple[str, ...]:
+    """Writes a graph, and the weights that it needs besides, beside the fp32 weights that lie in `folder`.
 
-    Raises StoreError for a head size that the attention operator does not take.
+    Returns the names of all files of the variant.
     """
-    if config.width // config.heads % 8:
-        raise StoreError(
-            f"ONNX Runtime's attention needs a head size divisible by 8, not {config.width // config.heads}"
-        )
-    write_int8(folder, WEIGHTS, lambda name, weight: weight.dim() == 2 and name != "positions.weight")
-    for name, int8 in ((FP32_GRAPH, False), (INT8_GRAPH, True)):
-        graph = Graph()
-        graph.weights_of(folder / WEIGHTS)
-        if int8:
-            graph.weights_of(folder / INT8_WEIGHTS)
-        _Builder(graph, config, Linear(graph, int8)).build()
-        graph.save(folder / name)
+    if precision == "fp16":
+        write_fp16(folder, WEIGHTS)
+        files = [FP16_WEIGHTS]
+    elif precision == "int8":
+        write_int8(folder, WEIGHTS, lambda name, weight: weight.dim() == 2 and name != "positions.weight")
+        files = [WEIGHTS, INT8_WEIGHTS]
+    else:
+        files = [WEIGHTS]
+    graph = Graph()
+    for file in files:
+        graph.weights_of(folder / file)
+    _Builder(graph, config, precision).build()
+    graph.save(folder / GRAPHS[precision])
+    return (*files, GRAPHS[precision])
 
 
 class _Builder:
     """States are kept flat, (R * T, E), except around attention."""
 
-    def __init__(self, graph: Graph, config: Gpt2Config, linear: Linear) -> None:
+    def __init__(self, graph: Graph, config: Gpt2Config, precision: Precision) -> None:
         self._graph = graph
         self._config = config
-        self._linear = linear
+        self._linear = Linear(graph, precision == "int8")
+        self._element = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
 
     def build(self) -> None:
         graph, config = self._graph, self._config
@@ -60,7 +62,8 @@ class _Builder:
             following = f"blocks.{layer + 1}.norm1" if layer + 1 < config.layers else "norm"
             x, residual = self._norm(residual, *self._product(up, f"{block}.down"), following)
         wanted = graph.input("wanted", TensorProto.INT64, ["W"])
-        self._linear.multiply(x, "tokens.weight", "logits", rows=wanted)
+        scores = self._linear.multiply(x, "tokens.weight", "scores", rows=wanted)
+        graph.node("Cast", [scores], "logits", to=TensorProto.FLOAT)
         graph.output("logits", TensorProto.FLOAT, ["W", config.vocabulary_size])
 
     def _embed(self) -> tuple[str, str]:
@@ -82,9 +85,9 @@ class _Builder:
         """The attention block's contribution to the states, and its bias."""
         graph, config, name = self._graph, self._config, f"blocks.{layer}.attention"
         cache: list[str | int] = ["R", config.heads, "C", config.width // config.heads]
-        past = [graph.input(f"past_{part}.{layer}", TensorProto.FLOAT, cache) for part in ("keys", "values")]
+        past = [graph.input(f"past_{part}.{layer}", self._element, cache) for part in ("keys", "values")]
         for part in ("keys", "values"):
-            graph.output(f"{part}.{layer}", TensorProto.FLOAT, cache)
+            graph.output(f"{part}.{layer}", self._element, cache)
         qkv = graph.node("Add", list(self._product(x, f"{name}.qkv")), f"{name}.qkv.flat")
         qkv = graph.node("Reshape", [qkv, "qkv.shape"], f"{name}.qkv.rows")
         mixed = graph.node(

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 OPSET = 21
 IR_VERSION = 10  # the oldest that knows this opset
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
-_TYPES = {"F32": TensorProto.FLOAT, "I8": TensorProto.INT8}
+_TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "I8": TensorProto.INT8}
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Graph:
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    _used_inside: set[str] = field(default_factory=set)  # by bodies
 
     def input(self, name: str, element: int, shape: list[str | int]) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, element, shape))
@@ -35,6 +36,11 @@ class Graph:
     def integers(self, name: str, values: list[int]) -> str:
         """A constant vector, such as a shape."""
         self.weights[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        return name
+
+    def integer(self, name: str, value: int) -> str:
+        """A constant whole number, such as an index."""
+        self.weights[name] = helper.make_tensor(name, TensorProto.INT64, [], [value])
         return name
 
     def constant(self, name: str, element: int, value: float) -> str:
@@ -71,9 +77,31 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
         return name
 
+    def body(self) -> Graph:
+        """A graph to be run by a node of this one, such as a loop. Its names must be others; weights are shared."""
+        return Graph(weights=self.weights)
+
+    def scan(self, body: Graph, inputs: list[str], outputs: list[str], *, read: int, written: int) -> None:
+        """Runs a body once per place along the second side of the last `read` inputs.
+
+        Inputs before those are states: the body returns them first, and then what is stacked along the second side of
+        the last `written` outputs.
+        """
+        self.node(
+            "Scan",
+            inputs,
+            outputs[0],
+            more=outputs[1:],
+            body=helper.make_graph(body.nodes, "body", body.inputs, body.outputs),
+            num_scan_inputs=read,
+            scan_input_axes=[1] * read,
+            scan_output_axes=[1] * written,
+        )
+        self._used_inside |= {name for node in body.nodes for name in node.input}
+
     def save(self, file: Path) -> None:
-        """Writes the graph with the weights that it uses. Raises onnx's ValidationError for a graph that is none."""
-        used = {name for node in self.nodes for name in node.input}
+        """Writes the graph with the weights that it uses."""
+        used = {name for node in self.nodes for name in node.input} | self._used_inside
         weights = [tensor for name, tensor in self.weights.items() if name in used]
         graph = helper.make_graph(self.nodes, file.stem, self.inputs, self.outputs, initializer=weights)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]

@@ -1,4 +1,4 @@
-"""Products with a weight matrix in an ONNX graph, in fp32 or int8.
+"""Products with a weight matrix in an ONNX graph, in floating point or int8.
 
 In int8 every output of a weight and every row of activations has a scale of its own, its largest magnitude. Sums of
 integers are exact in any order, so that a row's bits cannot depend on the others; a scale per tensor, as ONNX Runtime's
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from onnx import TensorProto
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from contracts.bundle import INT8_WEIGHTS
+from contracts.bundle import FP16_WEIGHTS, INT8_WEIGHTS
 from export.onnx_graph import CONTRIB, Graph
+from models.weights import write_safetensors
 
 _LEVELS = 127  # int8 without -128, so that zero is in the middle
 
@@ -27,7 +28,13 @@ def write_int8(folder: Path, file: str, wanted: Callable[[str, Tensor], bool]) -
     for name, weight in load_file(folder / file).items():
         if wanted(name, weight):
             found[f"{name}.int8"], found[f"{name}.scale"] = quantise(weight)
-    save_file(found, folder / INT8_WEIGHTS)
+    write_safetensors(found, folder / INT8_WEIGHTS)
+
+
+def write_fp16(folder: Path, file: str) -> None:
+    """Writes the fp16 form of all weights of `file` in `folder`, by the same names."""
+    halves = {name: weight.half() for name, weight in load_file(folder / file).items()}
+    write_safetensors(halves, folder / FP16_WEIGHTS)
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:

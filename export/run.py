@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle
-from contracts.run import RUN, RunDescription
+from contracts.errors import StoreError
+from contracts.files import read_small
+from contracts.run import HELD_OUT, RUN, RunDescription
 from contracts.store import Store
 from contracts.tokenizers import read_tokenizer
 from export.draft import Draft
+from export.formats import Wishes
 from export.source import Source, read_json
 from models.weights import read_config, read_safetensors
 
 
-def export_run(run: Path, store: Store, name: str) -> Bundle:
+def export_run(run: Path, store: Store, name: str, wishes: Wishes | None = None) -> Bundle:
     """The next version of model `name`, from what training left in `run`.
 
-    Raises StoreError for a folder that is not a run or whose weights do not fit its config.
+    Raises StoreError for a folder that is not a run, whose weights do not fit its config, and for variants that cannot
+    be.
     """
     source = Source(run)
     description = read_json(RunDescription, source.file(RUN))
@@ -34,5 +38,17 @@ def export_run(run: Path, store: Store, name: str) -> Bundle:
             "hyperparameters": description.hyperparameters,
             "metrics": description.metrics,
         },
+        trained=description.metrics.get("steps", 0) > 0,
+        held_out=_held_out(source) if kind else None,
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
+
+
+def _held_out(source: Source) -> str | None:
+    if not source.has(HELD_OUT):
+        return None
+    path = source.file(HELD_OUT)
+    try:
+        return read_small(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not UTF-8 text: {error}") from None

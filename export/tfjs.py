@@ -22,6 +22,7 @@ from contracts.requests import MAX_COUNT, MAX_SEED
 from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer
 from export.draft import Draft
+from export.formats import Wishes
 from export.source import Source, read_json
 from models.lstm import LstmConfig
 
@@ -99,7 +100,7 @@ class _Model(_Part):
     groups: list[_WeightGroup] = Field(alias="weightsManifest")
 
 
-def import_tfjs(folder: Path, corpus: Path, store: Store, name: str) -> Bundle:
+def import_tfjs(folder: Path, corpus: Path, store: Store, name: str, wishes: Wishes | None = None) -> Bundle:
     """The next version of model `name`, from model.json and its weight files in `folder`.
 
     The model's characters are those of `corpus`, in order of first appearance. Raises StoreError for models of another
@@ -123,7 +124,7 @@ def import_tfjs(folder: Path, corpus: Path, store: Store, name: str) -> Bundle:
         example_prompt=text[: config.window],
         provenance={"source": "tfjs", "sha256": source.digests, "corpus_sha256": sha256_of(corpus)},
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
 
 
 def _stack(topology: _Topology) -> tuple[list[_LstmSettings], _DenseSettings]:

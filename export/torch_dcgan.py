@@ -15,6 +15,7 @@ from contracts.bundle import Bundle, sha256_of
 from contracts.errors import StoreError
 from contracts.store import Store
 from export.draft import Draft
+from export.formats import Wishes
 from export.weights import read_checkpoint
 from models.dcgan import DcganConfig
 from models.weights import read_safetensors
@@ -22,7 +23,7 @@ from models.weights import read_safetensors
 _CONVOLUTION = re.compile(r"(\d{1,3})\.weight")
 
 
-def import_dcgan(file: Path, store: Store, name: str) -> Bundle:
+def import_dcgan(file: Path, store: Store, name: str, wishes: Wishes | None = None) -> Bundle:
     """The next version of model `name`, from `file`: what `torch.save` wrote, or safetensors.
 
     Raises StoreError for damaged files and for what is no generator of models/dcgan.py.
@@ -35,7 +36,7 @@ def import_dcgan(file: Path, store: Store, name: str) -> Bundle:
         example_prompt=None,
         provenance={"source": "pytorch", "sha256": {file.name: sha256_of(file)}},
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
 
 
 def _config(file: Path, weights: dict[str, Tensor]) -> DcganConfig:

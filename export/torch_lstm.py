@@ -18,6 +18,7 @@ from contracts.errors import StoreError
 from contracts.store import Store
 from contracts.tokenizers import WordTokenizer
 from export.draft import Draft
+from export.formats import Wishes
 from export.source import Source, read_json
 from export.weights import read_checkpoint
 from models.lstm import LstmConfig
@@ -39,7 +40,13 @@ class _Vocabulary(RootModel[list[str] | dict[str, Annotated[int, Field(ge=0)]]])
 
 
 def import_word_lstm(
-    file: Path, vocabulary: Path, store: Store, name: str, unknown_token: str | None = None, lowercase: bool = True
+    file: Path,
+    vocabulary: Path,
+    store: Store,
+    name: str,
+    unknown_token: str | None = None,
+    lowercase: bool = True,
+    wishes: Wishes | None = None,
 ) -> Bundle:
     """The next version of model `name`, from `file` (what `torch.save` wrote, or safetensors) and the JSON file
     `vocabulary`. Words of a prompt that it does not know are read as `unknown_token`, or left out without one.
@@ -61,7 +68,7 @@ def import_word_lstm(
         example_prompt=tokenizer.some_word(),
         provenance={"source": "pytorch", "sha256": source.digests | listed.digests},
     )
-    return draft.publish(store, name)
+    return draft.publish(store, name, wishes)
 
 
 def _our_weights(path: Path, theirs: dict[str, Tensor]) -> dict[str, Tensor]:

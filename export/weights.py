@@ -1,4 +1,4 @@
-"""Reads checkpoints of PyTorch models; none of them can run code, or claim more memory than its file has bytes."""
+"""Reads weights that others saved; no file of them can run code, or claim more memory than it has bytes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from contracts.errors import StoreError
+from export.source import Source, read_json
+from models.weights import read_safetensors
+
+
+class _Index(BaseModel):
+    weight_map: dict[str, str]  # tensor -> file
+
+
+def read_weights(source: Source) -> dict[str, Tensor]:
+    """Tensors by name from model.safetensors, whole or in shards, or else pytorch_model.bin. Raises StoreError."""
+    if source.has("model.safetensors"):
+        return read_safetensors(source.file("model.safetensors"))
+    if source.has("model.safetensors.index.json"):
+        index = read_json(_Index, source.file("model.safetensors.index.json"))
+        weights: dict[str, Tensor] = {}
+        for shard in sorted(set(index.weight_map.values())):
+            weights |= read_safetensors(source.file(shard))
+        return weights
+    if source.has("pytorch_model.bin"):
+        return read_checkpoint(source.file("pytorch_model.bin"))
+    raise StoreError(f"{source.folder} holds no weights: give model.safetensors or pytorch_model.bin")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The mathematics: modules (LSTM, GPT-2, DCGAN), sampling and noise; `models.runtimes` runs one bundle variant.
+"""The mathematics: modules (LSTM, GPT-2, DCGAN, BERT), sampling and noise; `models.runtimes` runs one bundle variant.
 
 May import: contracts, torch, numpy. Never redis, never Flask.
 """

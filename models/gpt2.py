@@ -75,15 +75,21 @@ class Attention(nn.Module):
     def __init__(self, config: Gpt2Config) -> None:
         super().__init__()
         self.heads = config.heads
+        self.root = math.sqrt(config.width // config.heads)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(R, T, E) -> queries, keys and values, each (R, H, T, D)."""
-        rows, time, width = x.shape
-        parts = self.qkv(x).view(rows, time, 3, self.heads, width // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        rows, time, _ = x.shape
+        parts = self.qkv(x).view(rows, time, 3, self.heads, -1)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()
         return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Queries (R, H, T, D) over keys and values (R, H, S, D); mask True where attention is allowed."""
+        scores = torch.matmul(q, k.transpose(-1, -2)) / self.root
+        return torch.matmul(scores.masked_fill(~mask, -torch.inf).softmax(-1), v)
 
     def merge(self, x: Tensor) -> Tensor:
         """(R, H, T, D) -> (R, T, E)."""
@@ -129,8 +135,8 @@ class Gpt2(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Training pass: tokens (B, T) -> logits (B, T, V)."""
-        x = self._embed(tokens, torch.arange(tokens.shape[1], device=tokens.device))
-        for block in self._blocks():
+        x = self.embed(tokens, torch.arange(tokens.shape[1], device=tokens.device))
+        for block in self.each_block():
             q, k, v = block.attention.split(block.norm1(x))
             x = x + block.attention.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
             x = x + block.feed_forward(x)
@@ -148,13 +154,13 @@ class Gpt2(nn.Module):
         positions = torch.tensor(starts, device=tokens.device)[:, None] + places  # N T
         ends = [start + tokens.shape[1] for start in starts]
         masks = [at[:, None] >= torch.arange(end, device=at.device) for at, end in zip(positions, ends, strict=True)]
-        x = self._embed(tokens, positions)
-        for layer, block in enumerate(self._blocks()):
+        x = self.embed(tokens, positions)
+        for layer, block in enumerate(self.each_block()):
             q, k, v = block.attention.split(block.norm1(x))
             mixed = []
             for row, (slot, start, mask) in enumerate(zip(slots, starts, masks, strict=True)):
                 keys, values = cache.extend(layer, slot, start, k[row], v[row])
-                mixed.append(_attend(q[row, None], keys[None], values[None], mask))
+                mixed.append(block.attention.attend(q[row, None], keys[None], values[None], mask))
             x = x + block.attention.merge(torch.cat(mixed))
             x = x + block.feed_forward(x)
         return x
@@ -167,23 +173,23 @@ class Gpt2(nn.Module):
         `longest` is the largest position, known to the caller without asking the device.
         """
         rows = torch.arange(tokens.shape[0], device=tokens.device)
-        length = _padded_length(longest + 1, self.config.context_tokens)
+        length = padded_length(longest + 1, self.config.context_tokens)
         mask = (torch.arange(length, device=tokens.device)[None, :] <= positions[:, None])[:, None, None, :]  # R 1 1 T
-        x = self._embed(tokens[:, None], positions[:, None])
-        for layer, block in enumerate(self._blocks()):
+        x = self.embed(tokens[:, None], positions[:, None])
+        for layer, block in enumerate(self.each_block()):
             q, k, v = block.attention.split(block.norm1(x))
             cache.keys[layer, rows, :, positions] = k[:, :, 0]
             cache.values[layer, rows, :, positions] = v[:, :, 0]
             keys = cache.keys[layer, : len(rows), :, :length]
             values = cache.values[layer, : len(rows), :, :length]
-            x = x + block.attention.merge(_attend(q, keys, values, mask))
+            x = x + block.attention.merge(block.attention.attend(q, keys, values, mask))
             x = x + block.feed_forward(x)
         return self.logits(x[:, 0])
 
-    def _blocks(self) -> list[Block]:
+    def each_block(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         embedded: Tensor = self.tokens(tokens) + self.positions(positions)
         return embedded
 
@@ -192,11 +198,5 @@ class Gpt2(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Queries (R, H, T, D) over keys and values (R, H, S, D); mask True where attention is allowed."""
-    scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
-    return torch.matmul(scores.masked_fill(~mask, -torch.inf).softmax(-1), v)
-
-
-def _padded_length(length: int, context: int) -> int:
+def padded_length(length: int, context: int) -> int:
     return min(-(-length // DECODE_STRIDE) * DECODE_STRIDE, context)

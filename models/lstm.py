@@ -83,21 +83,31 @@ class LstmLanguageModel(nn.Module):
         )
         after: State = []
         hidden: Tensor | None = None
-        for layer, (h, c) in zip(self._lstms(), state, strict=True):
+        for layer, (h, c) in zip(self.lstms(), state, strict=True):
             projected = (
-                F.linear(hidden, *_input_weights(layer)) if hidden is not None else self._project_tokens(tokens, layer)
+                F.linear(hidden, *input_weights(layer)) if hidden is not None else self.project_tokens(tokens, layer)
             )
-            gates = projected + F.linear(h, *_recurrent_weights(layer))
+            gates = projected + F.linear(h, *recurrent_weights(layer))
             i, f, g, o = gates.chunk(4, dim=-1)  # each (rows, layer size)
             c = activation(f) * c + activation(i) * torch.tanh(g)
             hidden = activation(o) * torch.tanh(c)
             after.append((hidden, c))
         return after
 
-    def logits(self, state: State) -> Tensor:
-        """Logits (rows, vocabulary) of the token after the state."""
-        logits: Tensor = self.head(state[-1][0])
-        return logits
+    def advance(self, tokens: Tensor, active: Tensor, wanted: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read tokens (rows, time); where `active` (rows, time), which lies on the CPU, is False a row keeps its state.
+
+        Returns the logits (wanted, vocabulary) after those tokens that `wanted` (wanted,) counts row by row, and the
+        state at the end.
+        """
+        hidden: list[Tensor] = []
+        chosen = active.to(tokens.device, non_blocking=True)
+        for time, everywhere in enumerate(active.all(0).tolist()):
+            stepped = self.step(tokens[:, time], state)
+            state = stepped if everywhere else _chosen(chosen[:, time, None], stepped, state)
+            hidden.append(state[-1][0])
+        logits: Tensor = self.head(torch.stack(hidden, 1).flatten(0, 1)[wanted])
+        return logits, state
 
     def _embed(self, tokens: Tensor) -> Tensor:
         if self.embedding is not None:
@@ -105,22 +115,30 @@ class LstmLanguageModel(nn.Module):
             return embedded
         return F.one_hot(tokens, self.config.vocabulary_size).to(self.head.weight.dtype)
 
-    def _lstms(self) -> list[nn.LSTM]:
+    def lstms(self) -> list[nn.LSTM]:
         return [layer for layer in self.layers if isinstance(layer, nn.LSTM)]
 
-    def _project_tokens(self, tokens: Tensor, layer: nn.LSTM) -> Tensor:
+    def project_tokens(self, tokens: Tensor, layer: nn.LSTM) -> Tensor:
         """Input projection of the first layer; for one-hot input a column of its matrix."""
-        weight, bias = _input_weights(layer)
+        weight, bias = input_weights(layer)
         if self.embedding is not None:
             return F.linear(self.embedding(tokens), weight, bias)
         return weight.t()[tokens] + bias
 
 
-def _input_weights(layer: nn.LSTM) -> tuple[Tensor, Tensor]:
+def _chosen(active: Tensor, after: State, before: State) -> State:
+    """The new state where `active` (rows, 1), else the old one."""
+    return [
+        (torch.where(active, new_h, h), torch.where(active, new_c, c))
+        for (h, c), (new_h, new_c) in zip(before, after, strict=True)
+    ]
+
+
+def input_weights(layer: nn.LSTM) -> tuple[Tensor, Tensor]:
     return layer.get_parameter("weight_ih_l0"), layer.get_parameter("bias_ih_l0")
 
 
-def _recurrent_weights(layer: nn.LSTM) -> tuple[Tensor, Tensor]:
+def recurrent_weights(layer: nn.LSTM) -> tuple[Tensor, Tensor]:
     return layer.get_parameter("weight_hh_l0"), layer.get_parameter("bias_hh_l0")
 
 

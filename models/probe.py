@@ -1,8 +1,8 @@
 """The start-up probe: does a row keep its bits whatever bucket, slot and company it is in?
 
 One text is read and decoded in every row bucket at several slots, among neighbours with other tokens and lengths; one
-picture is drawn at several places of every batch size. Everything is compared bit for bit with the smallest batch. In
-one of the first slots the text is also read together with those before it.
+picture is drawn, and texts are classified, at several places of every batch size. Everything is compared bit for bit
+with the smallest batch. In one of the first slots the text is also read together with those before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from models.noise import latents
-from models.runtimes import PREFILL_CHUNK, Chunk, ImageBackend, TextBackend, row_bucket
+from models.runtimes import (
+    LENGTH_STEP,
+    PREFILL_CHUNK,
+    Chunk,
+    ClassifyBackend,
+    ImageBackend,
+    TextBackend,
+    length_bucket,
+    most_texts,
+    row_bucket,
+)
 
 _STEPS = 2
 _PROMPT_TOKENS = PREFILL_CHUNK + 8  # two chunks
@@ -62,6 +72,38 @@ def probe_images(backend: ImageBackend) -> Probe:
             batch[place] = noise[0]
             equal[count, place] = torch.equal(backend.draw(batch)[place], alone)
     return Probe(equal)
+
+
+@torch.inference_mode()
+def probe_classify(backend: ClassifyBackend) -> Probe:
+    """Probe every batch size that the classifying engine uses, with texts of every length bucket that is read in
+    company and, of those that are read alone, of the first."""
+    equal: dict[tuple[int, int], bool] = {}
+    for bucket in range(LENGTH_STEP, length_bucket(backend.context_tokens) + 1, LENGTH_STEP):
+        most = most_texts(bucket, backend.batch_tokens)
+        for (count, place), same in _probe_bucket(backend, bucket, most).items():
+            equal[count, place] = equal.get((count, place), True) and same
+        if most == 1:
+            break
+    return Probe(equal)
+
+
+def _probe_bucket(backend: ClassifyBackend, bucket: int, most: int) -> dict[tuple[int, int], bool]:
+    """One text at several places among strangers of its length bucket, shorter and longer ones."""
+    longest = min(bucket, backend.context_tokens)
+    shortest = bucket - LENGTH_STEP + 1
+    text = [(5 * place) % backend.vocabulary_size for place in range((shortest + longest) // 2)]
+    strangers = [
+        [(7 * row + 3 * place) % backend.vocabulary_size for place in range(shortest if row % 2 else longest)]
+        for row in range(most)
+    ]
+    alone = backend.classify([text])[0]
+    equal = {}
+    for count in (1 << power for power in range(most.bit_length())):
+        for place in sorted({0, count // 2, count - 1}):
+            batch = [*strangers[:place], text, *strangers[place + 1 : count]]
+            equal[count, place] = torch.equal(backend.classify(batch)[place], alone)
+    return equal
 
 
 def _buckets(smallest: int, slots: int) -> list[int]:

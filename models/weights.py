@@ -7,17 +7,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contracts.bundle import WEIGHTS, Bundle, Family
 from contracts.errors import StoreError
+from models.bert import Bert, BertConfig, RobertaConfig
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 
-Config = LstmConfig | Gpt2Config | DcganConfig
-_CONFIGS: dict[Family, type[Config]] = {"lstm": LstmConfig, "gpt2": Gpt2Config, "dcgan": DcganConfig}
+Config = LstmConfig | Gpt2Config | DcganConfig | BertConfig
+Weights = dict[str, Tensor]  # by the names of the family's module
+_CONFIGS: dict[Family, type[Config]] = {
+    "lstm": LstmConfig,
+    "gpt2": Gpt2Config,
+    "dcgan": DcganConfig,
+    "bert": BertConfig,
+    "roberta": RobertaConfig,
+}
 
 
 def read_config(family: Family, values: dict[str, Any]) -> Config:
@@ -34,6 +42,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that PyTorch has not
         raise StoreError(f"{path} is not a safetensors file: {error}") from None
+
+
+def write_safetensors(weights: Weights, path: Path) -> None:
+    """Raises StoreError where they cannot be written: two names of one tensor, or a disk that is full."""
+    try:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
+    except (RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{path.name} cannot be written: {error}") from None
 
 
 def fitting_weights(bundle: Bundle) -> tuple[Config, dict[str, Tensor]]:
@@ -67,7 +83,7 @@ def weight_faults(config: Config, weights: dict[str, Tensor]) -> list[str]:
 def _layers(config: Config) -> int:
     if isinstance(config, DcganConfig):
         return len(config.feature_channels)
-    return config.layers if isinstance(config, Gpt2Config) else len(config.layers)
+    return len(config.layers) if isinstance(config, LstmConfig) else config.layers
 
 
 def _empty_module(config: Config) -> nn.Module:
@@ -76,6 +92,8 @@ def _empty_module(config: Config) -> nn.Module:
         with torch.device("meta"):
             if isinstance(config, DcganConfig):
                 return generator(config)
+            if isinstance(config, BertConfig):
+                return Bert(config)
             return Gpt2(config) if isinstance(config, Gpt2Config) else LstmLanguageModel(config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"{config} is not the config of a model: {error}") from None

@@ -13,18 +13,22 @@ from contracts.errors import InvalidRequest
 from contracts.requests import (
     MAX_PROMPT_TOKENS,
     MAX_SEED,
+    ClassifyBody,
+    ClassifyRequest,
     CompletionBody,
     ImageBody,
     ImageRequest,
     JobBody,
+    Request,
     TextParameters,
     TextRequest,
+    TokenisedText,
     describe,
 )
 from contracts.settings import Settings
 from server.catalogue import Catalogue, CatalogueEntry
 
-Body = TypeVar("Body", CompletionBody, ImageBody, JobBody)
+Body = TypeVar("Body", CompletionBody, ImageBody, ClassifyBody, JobBody)
 
 
 def decode(raw: bytes) -> dict[str, Any]:
@@ -97,12 +101,24 @@ class Admission:
             raise InvalidRequest(f"'size' is {given}; {model.target.model} draws {choices}", param="size")
         return ImageRequest(target=model.target, seed=_seed(body.seed), count=body.n)
 
-    def job(self, body: JobBody) -> TextRequest | ImageRequest:
-        """A request of either task; the model decides which. Raises InvalidRequest, UnknownModel and NotReady."""
+    def classify(self, body: ClassifyBody) -> ClassifyRequest:
+        """Raises InvalidRequest, UnknownModel and NotReady."""
+        model = self._catalogue.resolve(body.model, "classify")
+        threshold = body.threshold
+        if threshold is None:
+            threshold = model.manifest.labels.threshold if model.manifest.labels else 0.0
+        return ClassifyRequest(
+            target=model.target, texts=_framed_texts(model, body), threshold=threshold, top_k=body.top_k
+        )
+
+    def job(self, body: JobBody) -> Request:
+        """A request of any task; the model decides which. Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(_model_of(body))
         fields = {**body.input, "model": f"{model.target.model}@{model.target.version}"}
         if model.manifest.task == "text":
             return self.text(parse(CompletionBody, fields))
+        if model.manifest.task == "classify":
+            return self.classify(parse(ClassifyBody, fields))
         return self.image(parse(ImageBody, fields))
 
 
@@ -128,6 +144,20 @@ def _prompt_tokens(model: CatalogueEntry, body: CompletionBody) -> list[int]:
     if model.manifest.prompt_fields is None:
         raise InvalidRequest(f"{model.target.model} has no fields; give it a 'prompt'", param="fields")
     return model.encode(model.manifest.prompt_fields.compose(body.fields))
+
+
+def _framed_texts(model: CatalogueEntry, body: ClassifyBody) -> tuple[TokenisedText, ...]:
+    """The texts as they are read: of one that is too long the beginning, unless it is not to be truncated."""
+    most = model.manifest.limits.context_tokens or MAX_PROMPT_TOKENS
+    texts = model.frame(body.texts(), most)
+    longest = max(count for _, count in texts)
+    if longest > most and not body.truncate:
+        raise InvalidRequest(
+            f"'input' holds a text of {longest} tokens, but {model.target.model} reads at most {most};"
+            " shorten it, or leave truncate out to have its beginning read",
+            param="input",
+        )
+    return tuple(TokenisedText(tokens=tuple(tokens), truncated=count > most) for tokens, count in texts)
 
 
 def _check_tokens(model: CatalogueEntry, field: str, tokens: Iterable[int]) -> None:

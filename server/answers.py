@@ -9,6 +9,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own from Pyth
 
 from contracts.bundle import Task
 from contracts.jobs import Status
+from contracts.labels import Activation
 from contracts.requests import Count, Seed
 from contracts.results import FinishReason
 
@@ -88,7 +89,11 @@ class Event(TypedDict):
     """A server-sent event, as its reader sees it."""
 
     data: Annotated[
-        str, Field(description="JSON: a CompletionChunk, Images, or, as the last, an Error. `[DONE]` ends the stream.")
+        str,
+        Field(
+            description="JSON: a CompletionChunk, the whole of another answer, or, as the last, an Error."
+            " `[DONE]` ends the stream."
+        ),
     ]
     id: NotRequired[
         Annotated[str, Field(description="How far each choice has come, in bytes of UTF-8; for `Last-Event-ID`.")]
@@ -110,6 +115,37 @@ class Images(TypedDict):
     output_format: Literal["png"]
 
 
+class LabelScore(TypedDict):
+    label: str
+    score: Annotated[float, Field(ge=0, le=1)]
+
+
+class Classification(TypedDict):
+    """What is said of one text."""
+
+    index: Annotated[int, Field(ge=0, description="Of the text in the request.")]
+    labels: Annotated[list[str], Field(description="Those that apply, likeliest first.")]
+    scores: Annotated[list[LabelScore], Field(description="Of all labels or the `top_k` likeliest, likeliest first.")]
+    tokens: Annotated[int, Field(ge=0, description="That were read, special ones included.")]
+    truncated: Annotated[bool, Field(description="Whether the text went on.")]
+
+
+class ClassificationUsage(TypedDict):
+    prompt_tokens: Annotated[int, Field(ge=0, description="Read, of all texts.")]
+    total_tokens: Annotated[int, Field(ge=0)]
+
+
+class Classifications(TypedDict):
+    id: str
+    object: Literal["list"]
+    created: Annotated[int, Field(ge=0, description="Unix seconds.")]
+    model: str
+    version: Version
+    data: list[Classification]
+    system_fingerprint: Fingerprint
+    usage: ClassificationUsage
+
+
 class Job(TypedDict):
     """A request on the queue. One that has succeeded has a result, one that has failed an error."""
 
@@ -118,11 +154,13 @@ class Job(TypedDict):
     status: Status
     model: str
     version: Version
-    seed: Seed
+    seed: NotRequired[Annotated[Seed, Field(description="Absent where nothing is left to chance.")]]
     created_at: UnixSeconds
     started_at: UnixSeconds | None
     ended_at: UnixSeconds | None
-    result: NotRequired[Annotated[Completion | Images, Field(description="What the synchronous call answers.")]]
+    result: NotRequired[
+        Annotated[Completion | Images | Classifications, Field(description="What the synchronous call answers.")]
+    ]
     error: NotRequired[ErrorObject]
 
 
@@ -139,6 +177,14 @@ class Limits(TypedDict, total=False):
     picture_pixels: Annotated[tuple[int, int], Field(description="Width and height.")]
 
 
+class Labels(TypedDict):
+    """Of a classifier. By sigmoid any number of them apply to a text, by softmax one."""
+
+    names: list[str]
+    activation: Activation
+    threshold: Annotated[float, Field(ge=0, le=1, description="Labels as likely as this apply, unless told otherwise.")]
+
+
 class Model(TypedDict):
     id: Annotated[str, Field(description="Its name.")]
     object: Literal["model"]
@@ -148,6 +194,7 @@ class Model(TypedDict):
     variant: str
     task: Task
     limits: Limits
+    labels: NotRequired[Labels]
 
 
 class ModelList(TypedDict):

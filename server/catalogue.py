@@ -15,11 +15,15 @@ from contracts.bundle import MANIFEST, TOKENIZER, Manifest, Task
 from contracts.errors import InvalidRequest, NotReady, StoreError, UnknownModel
 from contracts.requests import Target
 from contracts.store import Store, split_name
-from contracts.tokenizers import Tokenizer
+from contracts.tokenizers import EncoderTokenizer, Tokenizer
 
 CACHE_SECONDS = 1.0
 LONG_TEXT = 10_000  # characters
-ROUTES: dict[Task, str] = {"text": "POST /v1/completions", "image": "POST /v1/images/generations"}
+ROUTES: dict[Task, str] = {
+    "text": "POST /v1/completions",
+    "image": "POST /v1/images/generations",
+    "classify": "POST /v1/classify",
+}
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +36,21 @@ class CatalogueEntry:
     manifest: Manifest
     digest: str
     created_at: int  # Unix seconds at which the bundle was written
-    tokenizer: Tokenizer | None  # None: not a text model
+    tokenizer: Tokenizer | None  # None: not a model that writes text
+    encoder: EncoderTokenizer | None  # None: not a classifier
 
     def encode(self, text: str) -> list[int]:
         """A prompt's token ids. Raises InvalidRequest for characters that the model cannot read."""
         if self.tokenizer is None:
             return []
-        if len(text) < LONG_TEXT:
-            return self.tokenizer.encode(text)
-        # A million characters take seconds, in which nobody else would be served.
-        tokens: list[int] = gevent.get_hub().threadpool.apply(self.tokenizer.encode, (text,))
+        (tokens,) = _encode(self.tokenizer, [text])
         return tokens
+
+    def frame(self, texts: list[str], most: int) -> list[tuple[list[int], int]]:
+        """Token ids of texts to classify, at most so many of each, and how many there were. Raises InvalidRequest."""
+        if self.encoder is None:
+            return []
+        return [(self.encoder.cut(tokens, most), len(tokens)) for tokens in _encode(self.encoder, texts)]
 
     @property
     def vocabulary_size(self) -> int:
@@ -65,7 +73,7 @@ class Catalogue:
         """The model to run a request on, by `name`, for its latest version, or `name@version`; without a name the only
         one there is, of that task if a task is given.
 
-        Raises InvalidRequest (no name and several models, or a model of the other task), UnknownModel and NotReady.
+        Raises InvalidRequest (no name and several models, or a model of another task), UnknownModel and NotReady.
         """
         self._refresh()
         served = self._served.get(name) if name is not None else _only_choice(self._latest(), task)
@@ -151,7 +159,16 @@ class Catalogue:
             digest=bundle.digest,
             created_at=int((bundle.path / MANIFEST).stat().st_mtime),
             tokenizer=bundle.tokenizer() if bundle.manifest.task == "text" else None,
+            encoder=bundle.encoder_tokenizer() if bundle.manifest.task == "classify" else None,
         )
+
+
+def _encode(tokenizer: Tokenizer | EncoderTokenizer, texts: list[str]) -> list[list[int]]:
+    if sum(map(len, texts)) < LONG_TEXT:
+        return list(map(tokenizer.encode, texts))
+    # A million characters take seconds, in which nobody else would be served.
+    tokens: list[list[int]] = gevent.get_hub().threadpool.apply(list, (map(tokenizer.encode, texts),))
+    return tokens
 
 
 def _only_choice(newest: dict[str, ServedModel], task: Task | None) -> ServedModel | None:

@@ -19,9 +19,10 @@ _ENGINE = ("worker", *_TARGET)
 _UNITS: dict[Task, tuple[str, str]] = {
     "text": ("kamishibai_generated_tokens", "Tokens written."),
     "image": ("kamishibai_generated_pictures", "Pictures drawn."),
+    "classify": ("kamishibai_classified_texts", "Texts classified."),
 }
 _HISTOGRAMS: dict[HistogramName, tuple[str, str]] = {
-    "batch_size": ("kamishibai_batch_size", "Rows or pictures that a call of an engine ran together."),
+    "batch_size": ("kamishibai_batch_size", "Rows, pictures or texts that a call of an engine ran together."),
     "call_seconds": ("kamishibai_engine_call_seconds", "Time of a call of an engine."),
     "queue_seconds": ("kamishibai_queue_wait_seconds", "From a job's being put on its queue to its being claimed."),
     "first_token_seconds": (

@@ -14,18 +14,24 @@ from pydantic.json_schema import JsonSchemaMode
 
 from contracts import errors
 from contracts.errors import KamishibaiError
-from contracts.requests import CompletionBody, ImageBody, JobBody
+from contracts.requests import ClassifyBody, CompletionBody, ImageBody, JobBody
 from contracts.settings import Settings
 from server import answers
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
-Tag = Literal["Text", "Pictures", "Jobs", "Models", "Operations"]
+Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Models", "Operations"]
 
 _GUARDED = (errors.Unauthenticated, errors.Forbidden, errors.QueueUnavailable)
 _TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.UnknownModel, errors.NotReady)
-_ENDS_JOB = (errors.JobCancelled, errors.EngineFailed, errors.LeaseLost, errors.JobTimedOut, errors.NotFound)
+_ENDS_JOB = (
+    errors.JobCancelled,
+    errors.EngineFailed,
+    errors.LeaseLost,
+    errors.JobTimedOut,
+    errors.NotFound,
+)
 _FINDS_JOB = (errors.NotFound, errors.EngineFailed)
 
 _EVENTS = "The schema is that of each event. Lines that begin with a colon keep the connection alive."
@@ -82,6 +88,13 @@ def operations(settings: Settings) -> dict[str, Operation]:
             answers.Images,
             body=ImageBody,
             example={"model": "faces", "n": 1, "seed": 3},
+            failures=(*_TAKES_BODY, *_ENDS_JOB),
+        ),
+        "classifications.classify": Operation(
+            "Labels",
+            answers.Classifications,
+            body=ClassifyBody,
+            example={"model": "genres", "input": ["Two friends rob a bank.", "A ghost haunts a castle."]},
             failures=(*_TAKES_BODY, *_ENDS_JOB),
         ),
         "jobs.create_job": Operation(

@@ -9,12 +9,13 @@ from flask import Response, stream_with_context
 
 from contracts.errors import EngineFailed, JobCancelled, KamishibaiError
 from contracts.jobs import JobQueue, JobRecord
-from contracts.results import Choice, ImageResult, TextResult
+from contracts.requests import ClassifyRequest, ImageRequest, TextRequest
+from contracts.results import Choice, ClassifyResult, ImageResult, Result, TextResult
 from server import answers
 from server.catalogue import CatalogueEntry
 
 
-def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answers.Images:
+def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answers.Images | answers.Classifications:
     """What the synchronous call answers for an ended job.
 
     Raises the job's own error, JobCancelled, EngineFailed for a result that cannot be read, and NotFound for pictures
@@ -23,10 +24,12 @@ def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answe
     result = result_of(record)
     if isinstance(result, TextResult):
         return _completion(record, result)
+    if isinstance(result, ClassifyResult):
+        return _classifications(record, result)
     return _images(record, result, jobs.pictures(result))
 
 
-def result_of(record: JobRecord) -> TextResult | ImageResult:
+def result_of(record: JobRecord) -> Result:
     """An ended job's result. Raises the job's own error, JobCancelled, or EngineFailed if there is nothing to read."""
     if record.error is not None:
         raise record.error
@@ -45,11 +48,12 @@ def job_body(record: JobRecord, jobs: JobQueue) -> answers.Job:
         "status": record.status,
         "model": record.request.target.model,
         "version": record.request.target.version,
-        "seed": record.request.seed,
         "created_at": record.created_at,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
     }
+    if not isinstance(record.request, ClassifyRequest):
+        body["seed"] = record.request.seed
     if record.status == "succeeded":
         body["result"] = result_body(record, jobs)
     elif record.error is not None:
@@ -89,7 +93,7 @@ def usage_chunk(record: JobRecord, result: TextResult) -> answers.CompletionChun
 
 def model_body(entry: CatalogueEntry) -> answers.Model:
     """OpenAI's model object, with what a client may ask of the model."""
-    return {
+    body: answers.Model = {
         "id": entry.target.model,
         "object": "model",
         "created": entry.created_at,
@@ -99,6 +103,9 @@ def model_body(entry: CatalogueEntry) -> answers.Model:
         "task": entry.manifest.task,
         "limits": cast(answers.Limits, entry.manifest.limits.model_dump(mode="json", exclude_none=True)),
     }
+    if entry.manifest.labels:
+        body["labels"] = cast(answers.Labels, entry.manifest.labels.model_dump(mode="json"))
+    return body
 
 
 def _completion(record: JobRecord, result: TextResult) -> answers.Completion:
@@ -117,7 +124,7 @@ def _text_completion(record: JobRecord, choices: list[answers.CompletionChoice])
         "created": int(record.created_at),
         "model": record.request.target.model,
         "choices": choices,
-        "seed": record.request.seed,
+        "seed": cast(TextRequest, record.request).seed,
         "version": record.request.target.version,
     }
 
@@ -145,11 +152,35 @@ def _usage(result: TextResult) -> answers.Usage:
     }
 
 
+def _classifications(record: JobRecord, result: ClassifyResult) -> answers.Classifications:
+    tokens = sum(each.tokens for each in result.classifications)
+    data: list[answers.Classification] = [
+        {
+            "index": index,
+            "labels": each.labels,
+            "scores": [{"label": score.label, "score": score.score} for score in each.scores],
+            "tokens": each.tokens,
+            "truncated": each.truncated,
+        }
+        for index, each in enumerate(result.classifications)
+    ]
+    return {
+        "id": f"classify-{record.id}",
+        "object": "list",
+        "created": int(record.created_at),
+        "model": record.request.target.model,
+        "version": record.request.target.version,
+        "data": data,
+        "system_fingerprint": result.fingerprint,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
 def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> answers.Images:
     return {
         "created": int(record.created_at),
         "data": [{"b64_json": picture} for picture in pictures],
-        "seed": record.request.seed,
+        "seed": cast(ImageRequest, record.request).seed,
         "model": record.request.target.model,
         "version": record.request.target.version,
         "system_fingerprint": result.fingerprint,

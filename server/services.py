@@ -16,6 +16,7 @@ from server.access import Access
 from server.admission import Admission
 from server.catalogue import Catalogue
 from server.counters import RequestCounters
+from server.farewells import Farewells
 from server.metrics import QueueCollector
 from server.shared_folder import Place
 from server.waiting import Waiting
@@ -32,6 +33,7 @@ class Services:
     catalogue: Catalogue
     admission: Admission
     waiting: Waiting
+    farewells: Farewells
     metrics: CollectorRegistry
     counters: RequestCounters
 
@@ -52,6 +54,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         catalogue=catalogue,
         admission=Admission(settings, catalogue),
         waiting=Waiting(connection, jobs, counters),
+        farewells=Farewells(jobs, settings.sync_result_seconds),
         metrics=metrics,
         counters=counters,
     )

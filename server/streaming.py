@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 
 from redis import RedisError
 
@@ -19,8 +19,10 @@ from contracts.errors import InvalidRequest, JobTimedOut, NotFound
 from contracts.jobs import JobQueue, JobRecord
 from contracts.requests import TextRequest
 from contracts.results import TextResult
+from server.calls import enqueue_call, longest_wait_seconds, lost_call
 from server.failures import to_error
 from server.responses import end_chunk, result_body, result_of, text_chunk, usage_chunk
+from server.services import Services
 from server.waiting import GLANCE_SECONDS, Delta, Look, Mailbox, Waiting
 
 HEARTBEAT_SECONDS = 10.0
@@ -40,56 +42,52 @@ class JobStream:
         *,
         offsets: Sequence[int],
         still_there: Callable[[], bool],
-        timeout_seconds: float | None = None,
         include_usage: bool = False,
     ) -> None:
-        """`offsets` is how much of each choice's text the client has, in UTF-8 bytes. With a limit the job is the
-        client's alone: leaving early, by client or by time, cancels it."""
+        """`offsets` is how much of each choice's text the client has, in UTF-8 bytes."""
         self._jobs = jobs
         self._waiting = waiting
         self._job_id = job_id
         self._include_usage = include_usage
-        self._timeout_seconds = timeout_seconds
         self._still_there = still_there
         self._sent_bytes = list(offsets)
+        self._deadline = math.inf  # on the monotonic clock
+        self._record: JobRecord | None = None  # as it was last seen
 
     def __iter__(self) -> Iterator[str]:
-        ended = False
         try:
             yield ": connected\n\n"  # headers travel with the first piece of a body, so this one is sent at once
-            with self._waiting.stream(self._job_id) as mailbox:
-                record = yield from self._until_ended(mailbox)
-            ended = record.ended
-            if ended:
-                yield from self._end(record)
+            yield from self._events()
         except Exception as error:
             # The status line is long gone; an error object as the last event is what OpenAI's clients understand.
             yield _event(to_error(error).body())
-        finally:
-            if not ended and self._timeout_seconds is not None:
-                self._cancel()
+
+    def _events(self) -> Iterator[str]:
+        with self._waiting.stream(self._job_id) as mailbox:
+            record = yield from self._until_ended(mailbox)
+        if record.ended:
+            yield from self._end(record)
 
     def _until_ended(self, mailbox: Mailbox) -> Generator[str, None, JobRecord]:
         """Events up to the job's end, or until the client is gone. Returns the job as it is then."""
-        record = self._jobs.read(self._job_id)
+        record = self._record = self._jobs.read(self._job_id)
         if record.status == "running":
             yield from self._known_text(record)
-        began = spoke = time.monotonic()
+        spoke = time.monotonic()
         while not record.ended:
             mail = mailbox.get(GLANCE_SECONDS)
             if mail is Look.AGAIN:
-                record = self._waiting.look_again(record)
+                record = self._record = self._waiting.look_again(record)
             elif mail is not None:
                 yield from self._new_text(record, mail)
                 spoke = time.monotonic()
             elif not self._still_there():
                 break
-            now = time.monotonic()
-            if now - spoke > HEARTBEAT_SECONDS:
+            if time.monotonic() - spoke > HEARTBEAT_SECONDS:
                 yield ": still working\n\n"
-                spoke = now
-            if self._timeout_seconds is not None and now - began > self._timeout_seconds:
-                raise JobTimedOut(f"The job did not end within {self._timeout_seconds:.0f} seconds and was cancelled.")
+                spoke = time.monotonic()
+            if time.monotonic() > self._deadline:
+                raise JobTimedOut("The job did not end within its time and was cancelled.")
         return record
 
     def _known_text(self, record: JobRecord) -> Iterator[str]:
@@ -141,10 +139,45 @@ class JobStream:
         """An event whose id tells how far each choice has come."""
         return f"id: {','.join(map(str, self._sent_bytes))}\n{_event(body)}"
 
-    def _cancel(self) -> None:
+
+class CallStream(JobStream):
+    """The events of a call, whose job is its client's alone: leaving early, by client or by time, cancels it."""
+
+    def __init__(
+        self, here: Services, request: TextRequest, still_there: Callable[[], bool], include_usage: bool
+    ) -> None:
+        """Puts the request on the queue. Raises redis.RedisError."""
+        super().__init__(
+            here.jobs,
+            here.waiting,
+            enqueue_call(here, request),
+            offsets=[0] * request.n,
+            still_there=still_there,
+            include_usage=include_usage,
+        )
+        self._farewells = here.farewells
+        self._deadline = time.monotonic() + longest_wait_seconds(here)
+
+    def __iter__(self) -> Iterator[str]:
         try:
-            with suppress(NotFound):
+            yield from super().__iter__()
+        finally:
+            self._leave()
+
+    def _events(self) -> Iterator[str]:
+        try:
+            yield from super()._events()
+        except NotFound:
+            raise lost_call() from None
+
+    def _leave(self) -> None:
+        try:
+            if self._record is None or not self._record.ended:
                 self._jobs.cancel(self._job_id)
+            if self._record is not None:
+                self._farewells.add(self._record)
+        except NotFound:
+            return  # it is gone already
         except RedisError as error:
             log.warning("job %s goes on although its client left, for it cannot be cancelled: %s", self._job_id, error)
 

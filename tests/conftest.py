@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from contracts.connection import connect
 from contracts.jobs import JobQueue, JobRecord
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer, CharacterTokenizer
+from export import parity
+from export.checkpoint import import_checkpoint
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -37,6 +40,18 @@ Spoiled = Callable[[Any], st.SearchStrategy[bytes]]
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring
 
 VARIANTS = [{"format": "pytorch", "precision": "fp32", "files": [WEIGHTS]}]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_samples() -> Iterator[None]:
+    """Exports measure their variants on few and short texts; the tests of that measure more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "PROMPTS", 4)
+        patch.setattr(parity, "GROUPS", (1, 3))
+        patch.setattr(parity, "LONGEST_PROMPT", 12)
+        patch.setattr(parity, "NEW_TOKENS", 4)
+        patch.setattr(parity, "PICTURE_GROUPS", (1, 2))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +106,32 @@ def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     write_lstm(made, "synopses-lstm")
     write_gpt2(made, "synopses-gpt2")
     write_faces(made, "faces")
+    return made
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer() -> Callable[[str], tokenizers.Tokenizer]:
+    """The library's tokenizer as the checkpoints of a family, "bert" or "roberta", have it."""
+    return _encoder_tokenizer
+
+
+@pytest.fixture(scope="session")
+def write_classifier() -> Callable[..., Any]:
+    """`write_classifier(folder, family, **config)` leaves what `save_pretrained` writes of transformers' classifier
+    with random weights, and its tokenizer; returns it."""
+    return _write_classifier
+
+
+@pytest.fixture(scope="session")
+def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two classifiers with the labels GENRES and a context of 70 or 72 tokens: `genres` (BERT, any number of labels
+    apply) and `mood` (RoBERTa, one does)."""
+    made = Store(tmp_path_factory.mktemp("classifiers"))
+    problems = {"multi_label_classification": ("genres", "bert"), "single_label_classification": ("mood", "roberta")}
+    for problem, (name, family) in problems.items():
+        folder = tmp_path_factory.mktemp(name)
+        _write_classifier(folder, family, problem_type=problem)
+        import_checkpoint(folder, made, name)
     return made
 
 
@@ -230,6 +271,65 @@ def write_faces(store: Store, name: str = "faces") -> None:
         }
 
     store.write(name, fill)
+
+
+GENRES = ["Action", "Comedy", "Drama", "Film-Noir", "Sci-Fi"]
+PLOTS = ["the quick brown fox jumps over the lazy dog", "Ein höher schöner Ort", "A pilot in love with the sea."]
+
+
+def _write_classifier(folder: Path, family: str, **changes: Any) -> Any:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    tokenizer = _encoder_tokenizer(family)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shape = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": 72,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "initializer_range": 0.3,  # peaked enough that a wrong operation shows
+        "problem_type": "multi_label_classification",
+        "id2label": dict(enumerate(GENRES)),
+        "pad_token_id": 1 if family == "roberta" else 0,
+    }
+    made: tuple[Any, Any] = {
+        "bert": (transformers.BertConfig, transformers.BertForSequenceClassification),
+        "roberta": (transformers.RobertaConfig, transformers.RobertaForSequenceClassification),
+    }[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = made[1](made[0](**shape | changes)).eval()
+        for name, weight in model.named_parameters():
+            if "LayerNorm" in name or name.endswith("bias"):  # which begin as ones and zeros
+                weight.data += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return model
+
+
+def _encoder_tokenizer(family: str) -> tokenizers.Tokenizer:
+    """As the checkpoints of a family have it, of the words and letters of PLOTS."""
+    if family == "bert":
+        words = dict.fromkeys(" ".join(PLOTS).lower().replace(".", " .").split())
+        letters = string.ascii_lowercase + string.digits + ".,!?-'"
+        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        pieces = dict.fromkeys([*specials, *letters, *(f"##{letter}" for letter in letters), *words])
+        wordpiece = tokenizers.BertWordPieceTokenizer({piece: token for token, piece in enumerate(pieces)})
+        return _with_frame(wordpiece._tokenizer, "[CLS]", "[SEP]")
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(PLOTS, vocab_size=300, min_frequency=1, special_tokens=specials, show_progress=False)
+    return _with_frame(bpe._tokenizer, "<s>", "</s>")
+
+
+def _with_frame(tokenizer: tokenizers.Tokenizer, begin: str, end: str) -> tokenizers.Tokenizer:
+    ids = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{begin} $A {end}", pair=f"{begin} $A {end} $B {end}", special_tokens=ids
+    )
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from training.gpt2 import Gpt2Recipe, train_gpt2
 from training.lstm import LstmRecipe, train_lstm
 
 SYNOPSES = 900
+HELD_OUT_SYNOPSES = 60
 FACES = 2048
 FACE_PIXELS = 32
 
@@ -27,13 +28,24 @@ def train_demo_runs(folder: Path, *, show_progress: bool = True) -> dict[str, Pa
     """
     synopses = write_synopses(SYNOPSES)
     corpus = "".join(synopsis + "\n" for synopsis in synopses)
+    held_out = "".join(synopsis + "\n" for synopsis in write_synopses(HELD_OUT_SYNOPSES, seed=1))
     prompt = "In the year"
     return {
         "synopses-lstm": train_lstm(
-            corpus, folder / "synopses-lstm", LSTM, example_prompt=prompt, show_progress=show_progress
+            corpus,
+            folder / "synopses-lstm",
+            LSTM,
+            example_prompt=prompt,
+            held_out=held_out,
+            show_progress=show_progress,
         ),
         "synopses-gpt2": train_gpt2(
-            synopses, folder / "synopses-gpt2", GPT2, example_prompt=prompt, show_progress=show_progress
+            synopses,
+            folder / "synopses-gpt2",
+            GPT2,
+            example_prompt=prompt,
+            held_out=held_out,
+            show_progress=show_progress,
         ),
         "faces": train_dcgan(draw_faces(FACES, FACE_PIXELS), folder / "faces", DCGAN, show_progress=show_progress),
     }

@@ -43,9 +43,10 @@ def train_gpt2(
     recipe: Gpt2Recipe | None = None,
     *,
     example_prompt: str = "In the year",
+    held_out: str = "",
     show_progress: bool = True,
 ) -> Path:
-    """Train tokenizer and model on texts and write the run folder.
+    """Train tokenizer and model on texts and write the run folder. `held_out` is text that it does not see.
 
     Raises StoreError for a folder that exists already and for texts that do not fill one block.
     """
@@ -71,7 +72,7 @@ def train_gpt2(
         metrics=progress.metrics(),
         example_prompt=example_prompt,
     )
-    return run.write(description, model.state_dict(), tokenizer)
+    return run.write(description, model.state_dict(), tokenizer, held_out)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> BpeTokenizer:

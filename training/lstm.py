@@ -35,9 +35,10 @@ def train_lstm(
     recipe: LstmRecipe | None = None,
     *,
     example_prompt: str = "The ",
+    held_out: str = "",
     show_progress: bool = True,
 ) -> Path:
-    """Train on a text and write the run folder.
+    """Train on a text and write the run folder. `held_out` is text that it does not see.
 
     Raises StoreError for a folder that exists already and for a corpus that is too short for one chunk per row.
     """
@@ -58,7 +59,7 @@ def train_lstm(
         metrics=progress.metrics(),
         example_prompt=example_prompt,
     )
-    return run.write(description, model.state_dict(), tokenizer)
+    return run.write(description, model.state_dict(), tokenizer, held_out)
 
 
 def _lay_out(tokens: list[int], recipe: LstmRecipe) -> Tensor:

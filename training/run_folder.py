@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from contracts.bundle import TOKENIZER, WEIGHTS
 from contracts.errors import StoreError
-from contracts.run import RUN, RunDescription
+from contracts.run import HELD_OUT, RUN, RunDescription
 from contracts.tokenizers import Tokenizer
+from models.weights import write_safetensors
 
 
 class RunFolder:
@@ -25,15 +25,21 @@ class RunFolder:
         self.path = path
 
     def write(
-        self, description: RunDescription, weights: dict[str, Tensor], tokenizer: Tokenizer | None = None
+        self,
+        description: RunDescription,
+        weights: dict[str, Tensor],
+        tokenizer: Tokenizer | None = None,
+        held_out: str = "",
     ) -> Path:
-        """Write everything beside the final place and rename it there."""
+        """Write everything beside the final place and rename it there. `held_out` is text kept from training."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.path.parent))
         try:
-            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+            write_safetensors({name: weight.cpu() for name, weight in weights.items()}, folder / WEIGHTS)
             if tokenizer is not None:
                 tokenizer.write(folder / TOKENIZER)
+            if held_out:
+                (folder / HELD_OUT).write_text(held_out, encoding="utf-8")
             (folder / RUN).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
             folder.chmod(0o755)
             folder.rename(self.path)

@@ -27,6 +27,8 @@ log = logging.getLogger("kamishibai.redis")
 Durability = Literal["second", "always"]
 
 DATA_FOLDER = ".redis"
+REWRITE_BYTES = 64 << 20  # of the append-only file, and twice what the last rewrite left: then Redis writes it anew
+STREAM_NODE_BYTES = 256  # which a stream takes from its first entry on; a result is a stream of one. Redis takes 4,096
 _LOCK = ".lock"
 _URL = "url"  # where the server of a running `up` listens
 
@@ -56,6 +58,9 @@ class EmbeddedRedis:
             "dir": str(self._data),
             "appendonly": "yes",
             "appendfsync": "always" if self._durability == "always" else "no",
+            "auto-aof-rewrite-percentage": "100",
+            "auto-aof-rewrite-min-size": str(REWRITE_BYTES),
+            "stream-node-max-bytes": str(STREAM_NODE_BYTES),
             "save": "",
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",

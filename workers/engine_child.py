@@ -29,11 +29,11 @@ import torch
 
 from contracts.errors import EngineFailed, KamishibaiError, StoreError
 from contracts.logs import configuration
-from contracts.requests import Target, parse_request
+from contracts.requests import Request, Target, parse_request
 from contracts.settings import from_environment
 from contracts.store import Store
 from workers.channel import Channel, ChannelClosed
-from workers.engines import Call, Engine, Event, Failed, Request
+from workers.engines import Call, Engine, Event, Failed
 from workers.engines.loading import LoadedModel, load_model
 from workers.processes import die_with_parent
 from workers.scheduler import Scheduler

@@ -10,10 +10,11 @@ from contracts import keys
 from contracts.bundle import Bundle
 from contracts.errors import InvalidRequest, KamishibaiError
 from contracts.jobs import request_of
-from contracts.requests import ImageRequest, TextRequest
+from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest
 from contracts.results import FinishReason, ImageResult
 from workers.choice import TextAnswer
 from workers.engines import Delta, Score
+from workers.labelling import LabelledTexts
 from workers.leases import Ending, Lease
 from workers.pace import Pace
 from workers.pictures import encode_png
@@ -22,7 +23,7 @@ from workers.pictures import encode_png
 class Flight(ABC):
     """Belongs to one lease."""
 
-    def __init__(self, lease: Lease, request: TextRequest | ImageRequest, fingerprint: str) -> None:
+    def __init__(self, lease: Lease, request: Request, fingerprint: str) -> None:
         self.lease = lease
         self.request = request
         self._fingerprint = fingerprint
@@ -139,6 +140,37 @@ class ImageFlight(Flight):
         return
 
 
+class ClassifyFlight(Flight):
+    request: ClassifyRequest
+
+    def __init__(self, lease: Lease, request: ClassifyRequest, fingerprint: str, bundle: Bundle) -> None:
+        self._bundle = bundle
+        super().__init__(lease, request, fingerprint)
+
+    def restart(self) -> None:
+        self._texts = LabelledTexts(self.request, self._bundle, self._fingerprint)
+
+    def take(self, delta: dict[str, Any]) -> bool:
+        self._texts.take(delta["choice"], delta["logits"])
+        return False
+
+    def finish(self, choice: int, reason: FinishReason) -> None:
+        return
+
+    @property
+    def complete(self) -> bool:
+        return self._texts.complete
+
+    def land(self) -> Ending:
+        return Ending(self.lease, "finished", result=self._texts.result())
+
+    def to_publish(self) -> list[tuple[int, int, str]]:
+        return []
+
+    def published(self) -> None:
+        return
+
+
 def _scores(packed: list[Any]) -> list[Score]:
     return [Score(logprob, [(token, value) for token, value in likeliest]) for logprob, likeliest in packed]
 
@@ -153,4 +185,6 @@ def take_off(lease: Lease, bundle: Bundle, fingerprint: str) -> Flight:
         raise InvalidRequest(f"The job asks for {request.target.queue_name} but lay on the queue {lease.queue}.")
     if isinstance(request, TextRequest):
         return TextFlight(lease, request, fingerprint, bundle)
+    if isinstance(request, ClassifyRequest):
+        return ClassifyFlight(lease, request, fingerprint, bundle)
     return ImageFlight(lease, request, fingerprint, bundle.manifest.limits.picture_pixels or (0, 0))

@@ -20,7 +20,7 @@ from contracts import keys
 from contracts.connection import TIMEOUT_SECONDS
 from contracts.errors import KamishibaiError, LeaseLost
 from contracts.jobs import request_id_in, unix_seconds
-from contracts.results import ImageResult, TextResult
+from contracts.results import Result
 from workers import scripts
 
 LEASE_SECONDS = 12
@@ -51,7 +51,7 @@ class Ending:
 
     lease: Lease
     outcome: Literal["finished", "failed", "stopped"]
-    result: TextResult | ImageResult | None = None
+    result: Result | None = None
     error: KamishibaiError | None = None
     pictures: list[bytes] = field(default_factory=list)
 

@@ -9,11 +9,12 @@ import torch
 
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import from_record
-from contracts.requests import ImageRequest, TextRequest
-from contracts.results import ImageResult, TextResult
+from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest
+from contracts.results import ClassifyResult, ImageResult, Result, TextResult
 from workers.choice import TextAnswer
 from workers.engines import Delta, Done, Event, Failed
 from workers.engines.loading import load_model
+from workers.labelling import LabelledTexts
 from workers.pictures import encode_png
 
 _ONLY = "only"  # the id of the one request
@@ -52,13 +53,23 @@ class LocalModel:
             for pixels in event.pictures
         ]
 
-    def run(self, request: TextRequest | ImageRequest) -> TextResult | ImageResult:
+    def labels(self, request: ClassifyRequest) -> ClassifyResult:
+        """Run a request to classify texts. Raises InvalidRequest for texts that the model cannot read."""
+        texts = LabelledTexts(request, self.bundle, self.fingerprint)
+        for event in self._events(request):
+            if isinstance(event, Delta):
+                texts.take(event.choice, event.logits)
+        return texts.result()
+
+    def run(self, request: Request) -> Result:
         if isinstance(request, TextRequest):
             return self.text(request)
+        if isinstance(request, ClassifyRequest):
+            return self.labels(request)
         pictures = [base64.b64encode(picture).decode() for picture in self.pictures(request)]
         return ImageResult(count=request.count, pictures=pictures, fingerprint=self.fingerprint)
 
-    def _events(self, request: TextRequest | ImageRequest) -> Iterator[Event]:
+    def _events(self, request: Request) -> Iterator[Event]:
         """Raises EngineFailed if there is not enough memory for it."""
         self._engine.add(_ONLY, request)
         try:

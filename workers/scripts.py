@@ -234,14 +234,37 @@ end
 """
 )
 
+# leave_canceled(queue, now, most): a cancelled job leaves RQ's registry when its record goes. RQ's own cancel, which
+# knows no lifetime, puts it there with the time of its end: it gets its lifetime here.
+_CANCELED = """
+local function leave_canceled(queue, now, most)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'rq:canceled:' .. queue, 0, now, 'LIMIT', 0, 16 * most)) do
+    local job, left = 'rq:job:' .. id, -2
+    if is(job, 'hash') and redis.call('HGET', job, 'status') == 'canceled' then left = redis.call('TTL', job) end
+    if left == -1 then
+      left = whole(redis.call('HGET', job, 'result_ttl'), 3600)
+      redis.call('EXPIRE', job, left)
+      expire_texts(id, left)
+    end
+    if left > 0 then
+      redis.call('ZADD', 'rq:canceled:' .. queue, now + left, id)
+    else
+      redis.call('ZREM', 'rq:canceled:' .. queue, id)
+    end
+  end
+end
+"""
+
 RECOVER = (
     CLOCK
     + RING
+    + _IS
     + _HELD
     + _FAIL
+    + _CANCELED
     + """
 -- ARGV: until when, most jobs, exc_string of a job without attempts left, then the queues to look at
--- Gives jobs whose lease has run out to the front of their queue, or fails them.
+-- Gives jobs whose lease has run out to the front of their queue, or fails them. Clears RQ's registries of ended jobs.
 -- Returns {jobs given back, jobs failed}.
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {0, 0} end         -- nobody could renew a lease while Redis stood still
@@ -274,7 +297,7 @@ for i = 4, #ARGV do
   end
   redis.call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, 0, now)
   redis.call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, 0, now)
-  redis.call('ZREMRANGEBYSCORE', 'rq:canceled:' .. queue, 0, now - 24 * 3600)
+  leave_canceled(queue, now, most)
 end
 if #failed > 0 then redis.call('PUBLISH', 'kamishibai:ended', cjson.encode(failed)) end
 return {again, #failed}

@@ -1,12 +1,14 @@
-"""Tokenizers of bundles: characters, words, and byte-level BPE through the `tokenizers` library.
+"""Tokenizers of bundles: characters, words, and byte-level BPE through the `tokenizers` library; and those of encoders.
 
-Each says for a token which bytes it stands for, so that text can be put together token by token (`Detokenizer`) without
-ever cutting a character in two.
+A tokenizer of a model that writes says for a token which bytes it stands for, so that text can be put together token by
+token (`Detokenizer`) without ever cutting a character in two. One of an encoder only reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,7 +18,8 @@ from contracts.requests import describe
 from contracts.tokenizers.bpe import BpeTokenizer
 from contracts.tokenizers.characters import CharacterTokenizer
 from contracts.tokenizers.detokenizer import Detokenizer
-from contracts.tokenizers.tokenizer import Tokenizer, TokenizerKind
+from contracts.tokenizers.encoders import EncoderTokenizer, RobertaTokenizer, WordPieceTokenizer
+from contracts.tokenizers.tokenizer import EncoderKind, Tokenizer, TokenizerKind, WriterKind
 from contracts.tokenizers.vocabulary import UnknownPolicy
 from contracts.tokenizers.words import WordTokenizer
 
@@ -24,21 +27,43 @@ __all__ = [
     "BpeTokenizer",
     "CharacterTokenizer",
     "Detokenizer",
+    "EncoderTokenizer",
+    "RobertaTokenizer",
     "Tokenizer",
     "TokenizerKind",
     "UnknownPolicy",
+    "WordPieceTokenizer",
     "WordTokenizer",
+    "read_encoder_tokenizer",
     "read_tokenizer",
     "vocabulary_faults",
 ]
 
-_KINDS = {kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, BpeTokenizer)}
+AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer | EncoderTokenizer)
+
+_WRITERS: dict[WriterKind, Callable[[bytes], Tokenizer]] = {
+    kind.kind: kind.parse for kind in (CharacterTokenizer, WordTokenizer, BpeTokenizer)
+}
+_ENCODERS: dict[EncoderKind, Callable[[bytes], EncoderTokenizer]] = {
+    kind.kind: kind.parse for kind in (WordPieceTokenizer, RobertaTokenizer)
+}
 
 
 def read_tokenizer(kind: TokenizerKind, path: Path) -> Tokenizer:
-    """The tokenizer in a bundle or run folder. Raises StoreError for a file that holds none."""
+    """The tokenizer in a bundle or run folder. Raises StoreError for a file that holds none, or one of an encoder."""
+    return _read(_WRITERS, kind, path)
+
+
+def read_encoder_tokenizer(kind: TokenizerKind, path: Path) -> EncoderTokenizer:
+    """The same for a model that only reads."""
+    return _read(_ENCODERS, kind, path)
+
+
+def _read(known: Mapping[Any, Callable[[bytes], AnyTokenizer]], kind: TokenizerKind, path: Path) -> AnyTokenizer:
+    if kind not in known:
+        raise StoreError(f"{path} is a tokenizer of kind {kind!r}; such a model needs one of {', '.join(known)}")
     try:
-        return _KINDS[kind].parse(read_small(path))
+        return known[kind](read_small(path))
     except ValidationError as error:
         fault = describe(error)
     except (OSError, StoreError) as error:
@@ -46,12 +71,12 @@ def read_tokenizer(kind: TokenizerKind, path: Path) -> Tokenizer:
     raise StoreError(f"{path} is not a tokenizer of kind {kind!r}: {fault}")
 
 
-def vocabulary_faults(tokenizer: Tokenizer, rows: int) -> list[str]:
+def vocabulary_faults(tokenizer: Tokenizer | EncoderTokenizer, rows: int) -> list[str]:
     """Whether a tokenizer fits a model with this many outputs: each token that is drawn must stand for something.
 
-    GPT-2s exist with padded vocabularies; a character or word model has one output per token.
+    GPT-2s and BERTs exist with padded vocabularies; a character or word model has one output per token.
     """
     tokens = tokenizer.vocabulary_size
-    if tokens == rows or (tokens < rows and isinstance(tokenizer, BpeTokenizer)):
+    if tokens == rows or (tokens < rows and isinstance(tokenizer, BpeTokenizer | EncoderTokenizer)):
         return []
     return [f"the tokenizer has {tokens} tokens, but the model {rows}"]

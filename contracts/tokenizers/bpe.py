@@ -8,7 +8,7 @@ from typing import ClassVar
 import tokenizers
 
 from contracts.errors import InvalidRequest, StoreError
-from contracts.tokenizers.tokenizer import TokenizerKind
+from contracts.tokenizers.tokenizer import WriterKind
 
 MAX_TOKENS = 1 << 20  # the largest vocabularies have a quarter of that
 
@@ -16,7 +16,7 @@ MAX_TOKENS = 1 << 20  # the largest vocabularies have a quarter of that
 class BpeTokenizer:
     """GPT-2's kind: byte-level BPE. `end_token` ends a text and stands for no characters of it."""
 
-    kind: ClassVar[TokenizerKind] = "bpe"
+    kind: ClassVar[WriterKind] = "bpe"
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, end_token: str = "<|endoftext|>") -> None:  # noqa: S107 - not a password
         if not (

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.tokenizers.tokenizer import TokenizerKind
+from contracts.tokenizers.tokenizer import WriterKind
 from contracts.tokenizers.vocabulary import UnknownPolicy, Vocabulary
 
 
@@ -26,7 +26,7 @@ class CharacterTokenizer:
     character `unknown_token`, "error" refuses the text.
     """
 
-    kind: ClassVar[TokenizerKind] = "characters"
+    kind: ClassVar[WriterKind] = "characters"
     end_token = None
 
     def __init__(self, characters: str, unknown: UnknownPolicy = "skip", unknown_token: str | None = None) -> None:

@@ -1,15 +1,17 @@
-"""What every tokenizer can do."""
+"""What every tokenizer of a model that writes text can do."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-TokenizerKind = Literal["characters", "words", "bpe"]
+WriterKind = Literal["characters", "words", "bpe"]
+EncoderKind = Literal["wordpiece", "roberta"]  # of models that only read: contracts.tokenizers.encoders
+TokenizerKind = WriterKind | EncoderKind
 
 
 class Tokenizer(Protocol):
-    kind: ClassVar[TokenizerKind]
+    kind: ClassVar[WriterKind]
 
     @property
     def vocabulary_size(self) -> int: ...

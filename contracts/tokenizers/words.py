@@ -19,7 +19,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from contracts.errors import StoreError
-from contracts.tokenizers.tokenizer import TokenizerKind
+from contracts.tokenizers.tokenizer import WriterKind
 from contracts.tokenizers.vocabulary import UnknownPolicy, Vocabulary
 
 _MARKS = r"!-/:-@\[-`{-~¡«»¿\u2010-\u2027\u2030-\u205e"  # ASCII's, Latin's and General Punctuation
@@ -52,7 +52,7 @@ class WordTokenizer:
     somebody else's tokenizer, which texts are not cut into here.
     """
 
-    kind: ClassVar[TokenizerKind] = "words"
+    kind: ClassVar[WriterKind] = "words"
 
     def __init__(
         self,

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from contracts.bundle import FP32_GRAPH, INT8_GRAPH, Bundle, Variant
+from contracts.bundle import GRAPHS, Bundle, Variant
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
+from models.bert import BertConfig
+from models.dcgan import DcganConfig, to_pixels
 from models.gpt2 import Gpt2Config, KvCache
-from models.lstm import LstmConfig
-from models.runtimes import MACHINE_THREADS, MOST_SLOTS, PREFILL_CHUNK, Chunk, TextBackend
-from models.weights import fitting_weights
+from models.lstm import LstmConfig, State
+from models.runtimes import (
+    MACHINE_THREADS,
+    MOST_SLOTS,
+    PREFILL_CHUNK,
+    Chunk,
+    ClassifyBackend,
+    ImageBackend,
+    TextBackend,
+    pad_texts,
+)
+from models.runtimes.pytorch import WindowedLstmBackend
+from models.weights import read_config
 
 WIDE_LAYER = 256
+BATCH_TOKENS = 256  # of texts that are classified together; more bring nothing (docs/log.md)
 # How long threads wait for each other without sleeping: on quiet cores a step gets a fifth faster, on cores that others
 # use a quarter slower; longer gains no more and costs more (docs/log.md).
 SPIN_MICROSECONDS = 50
@@ -34,13 +48,29 @@ def load_text(bundle: Bundle, variant: Variant, kv_bytes: int = DEFAULT_KV_BYTES
     """
     if variant.precision == "int8" and not multiplies_int8_exactly():
         raise StoreError(f"{bundle.path}: variant {variant.name} needs a processor with VNNI; use onnx:fp32")
-    config, _ = fitting_weights(bundle)
-    graph = bundle.path / (INT8_GRAPH if variant.precision == "int8" else FP32_GRAPH)
+    config = read_config(bundle.manifest.family, bundle.manifest.config)
+    graph = bundle.path / GRAPHS[variant.precision]
     if isinstance(config, Gpt2Config):
         return OnnxGpt2Backend(graph, config, kv_bytes)
     if isinstance(config, LstmConfig):
-        return OnnxLstmBackend(graph, config)
-    raise StoreError(f"{bundle.path} draws pictures and writes no text")
+        return OnnxLstmBackend(graph, config) if config.window is None else OnnxWindowedLstmBackend(graph, config)
+    raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and writes no text")
+
+
+def load_classifier(bundle: Bundle, variant: Variant) -> ClassifyBackend:
+    """A classifier bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    config = read_config(bundle.manifest.family, bundle.manifest.config)
+    if not isinstance(config, BertConfig):
+        raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and classifies no texts")
+    return OnnxBertBackend(bundle.path / GRAPHS[variant.precision], config)
+
+
+def load_images(bundle: Bundle, variant: Variant) -> ImageBackend:
+    """An image bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    config = read_config(bundle.manifest.family, bundle.manifest.config)
+    if not isinstance(config, DcganConfig):
+        raise StoreError(f"{bundle.path} writes text and draws no pictures")
+    return OnnxDcganBackend(bundle.path / GRAPHS[variant.precision], config)
 
 
 def multiplies_int8_exactly() -> bool:
@@ -64,6 +94,12 @@ def open_session(graph: Path, threads: int) -> Any:
         raise StoreError(f"{graph} cannot be run: {error}") from None
 
 
+def _input_dtype(session: Any, name: str) -> np.dtype[Any]:
+    """The floating-point type of an input."""
+    types = {known.name: known.type for known in session.get_inputs()}
+    return np.dtype(np.float16 if types[name] == "tensor(float16)" else np.float32)
+
+
 def bind(session: Any, inputs: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> Any:
     """Ties a graph's inputs and outputs to arrays, which the caller must keep. Returns an onnxruntime.IOBinding."""
     binding = session.io_binding()
@@ -80,19 +116,20 @@ class OnnxGpt2Backend:
     smallest_rows = 1
 
     def __init__(self, graph: Path, config: Gpt2Config, kv_bytes: int = DEFAULT_KV_BYTES) -> None:
-        slot_bytes = KvCache.bytes_per_slot(config, torch.float32)
+        self.threads = MACHINE_THREADS
+        self._session = open_session(graph, self.threads)
+        dtype = _input_dtype(self._session, "past_keys.0")
+        slot_bytes = KvCache.bytes_per_slot(config, torch.float16 if dtype == np.float16 else torch.float32)
         self.slots = min(MOST_SLOTS, kv_bytes // slot_bytes)
         if not self.slots:
             raise StoreError(
                 f"a KV cache of {kv_bytes:,} bytes has no room for one text of {slot_bytes:,}; raise --kv-memory"
             )
         self.vocabulary_size = config.vocabulary_size
-        self.threads = MACHINE_THREADS
         self._config = config
-        self._session = open_session(graph, self.threads)
         # Zeros from the system, not yet in memory: a slot costs nothing until it is written.
         shape = (config.layers, self.slots, config.heads, config.context_tokens, config.width // config.heads)
-        self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
         self._steps: dict[int, _Call] = {}  # by rows
 
     def reset(self, slot: int) -> None:
@@ -136,24 +173,27 @@ class OnnxGpt2Backend:
         return _Call(self._session, self._keys[:, slots], self._values[:, slots], width, logits)
 
 
+def _lstm_threads(config: LstmConfig) -> int:
+    """Handing layers as small as these to a second thread costs more than it brings."""
+    return 1 if max(config.layers) < WIDE_LAYER else MACHINE_THREADS
+
+
 class OnnxLstmBackend:
-    """State carried in slots, which a step writes in place: h and c per layer."""
+    """State carried in slots, which a call writes in place: h and c per layer."""
 
     smallest_rows = 1
 
     def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
         self.vocabulary_size = config.vocabulary_size
-        # Handing layers as small as this to a second thread costs more than it brings.
-        self.threads = 1 if max(config.layers) < WIDE_LAYER else MACHINE_THREADS
-        self._config = config
+        self.threads = _lstm_threads(config)
         self._session = open_session(graph, self.threads)
         self._state = {
             f"{part}.{layer}": np.zeros((slots, size), np.float32)
             for layer, size in enumerate(config.layers)
             for part in "hc"
         }
-        self._steps: dict[tuple[int, int], _Step] = {}  # by rows and wanted logits
+        self._steps: dict[int, _Advance] = {}  # by rows
 
     def reset(self, slot: int) -> None:
         for array in self._state.values():
@@ -166,54 +206,130 @@ class OnnxLstmBackend:
             array[targets] = array[source]
 
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
-        """All chunks together, one position a time; the other rows keep their state."""
-        rows = max(chunk.slot for chunk in chunks) + 1
-        step = self._step(rows, wanted=rows if any(chunk.scored for chunk in chunks) else 0)
-        logits: dict[int, list[Tensor]] = {chunk.slot: [] for chunk in chunks}
-        for position in range(max(len(chunk.tokens) for chunk in chunks)):
-            reading = [chunk for chunk in chunks if position < len(chunk.tokens)]
-            step.active[:] = False
-            for chunk in reading:
-                step.tokens[chunk.slot], step.active[chunk.slot] = chunk.tokens[position], True
-            step.run()
-            for chunk in reading:
-                if chunk.scored:
-                    logits[chunk.slot].append(torch.from_numpy(step.logits[chunk.slot].copy()))
-        return [torch.stack(logits[chunk.slot]) if chunk.scored else None for chunk in chunks]
+        """All chunks together; the other rows keep their state."""
+        rows, longest = max(chunk.slot for chunk in chunks) + 1, max(len(chunk.tokens) for chunk in chunks)
+        wanted = rows * longest if any(chunk.scored for chunk in chunks) else 0
+        call = self._bind(rows, longest, wanted)
+        for chunk in chunks:
+            call.tokens[chunk.slot, : len(chunk.tokens)] = chunk.tokens
+            call.active[chunk.slot, : len(chunk.tokens)] = True
+        call.run()
+        logits = torch.from_numpy(call.logits).view(rows, wanted // rows, self.vocabulary_size)
+        return [logits[chunk.slot, : len(chunk.tokens)] if chunk.scored else None for chunk in chunks]
 
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """The logits lie in memory that the next call with as many rows overwrites."""
         torch.set_num_threads(1)  # the sampler's threads would fight with this runtime's
-        step = self._step(len(tokens), wanted=len(tokens))
-        step.tokens[:] = tokens
-        step.active[:, 0] = active
+        rows = len(tokens)
+        if rows not in self._steps:
+            self._steps[rows] = self._bind(rows, time=1, wanted=rows)
+        step = self._steps[rows]
+        step.tokens[:, 0], step.active[:, 0] = tokens, active
         step.run()
         return torch.from_numpy(step.logits)
 
-    def _step(self, rows: int, wanted: int) -> _Step:
-        if (rows, wanted) not in self._steps:
-            state = {name: array[:rows] for name, array in self._state.items()}
-            logits = np.empty((wanted, self._config.vocabulary_size), np.float32)
-            self._steps[rows, wanted] = _Step(self._session, state, logits, rows)
-        return self._steps[rows, wanted]
+    def _bind(self, rows: int, time: int, wanted: int) -> _Advance:
+        state = {name: array[:rows] for name, array in self._state.items()}
+        return _Advance(self._session, state, (rows, time), np.arange(wanted), self.vocabulary_size)
 
 
-class _Step:
-    """LSTM steps of one shape, bound once: fill `tokens` (rows,) and `active` (rows, 1), run, read `logits`."""
+class OnnxBertBackend:
+    """Texts are padded to their length bucket, and their number to a power of two: few shapes, all of them probed."""
 
-    def __init__(self, session: Any, state: dict[str, Floats], logits: Floats, rows: int) -> None:
-        self.tokens = np.zeros(rows, np.int64)
-        self.active = np.zeros((rows, 1), np.bool_)
-        self.logits = logits
-        self._wanted = np.arange(len(logits))
+    def __init__(self, graph: Path, config: BertConfig) -> None:
+        self.vocabulary_size = config.vocabulary_size
+        self.context_tokens = config.context_tokens
+        self.labels = config.labels
+        self.batch_tokens = BATCH_TOKENS
+        self.threads = 1 if config.width < WIDE_LAYER else MACHINE_THREADS
+        self._config = config
+        self._session = open_session(graph, self.threads)
+
+    def classify(self, texts: list[list[int]]) -> Tensor:
+        tokens, lengths = pad_texts(texts)
+        behind = torch.arange(tokens.shape[1]) >= lengths[:, None]  # (rows, T)
+        mask = torch.zeros(behind.shape).masked_fill(behind, -torch.inf)[:, None, None]
+        inputs = {"tokens": tokens, "positions": self._config.positions(tokens), "mask": mask}
+        (logits,) = self._session.run(["logits"], {name: array.numpy() for name, array in inputs.items()})
+        return torch.from_numpy(logits)[: len(texts)]
+
+
+class OnnxWindowedLstmBackend(WindowedLstmBackend):
+    """Windows run through the graph from the zero state."""
+
+    smallest_rows = 1
+
+    def __init__(self, graph: Path, config: LstmConfig) -> None:
+        super().__init__(_WindowProgram(graph, config), torch.device("cpu"))
+        self.threads = _lstm_threads(config)
+
+
+class _WindowProgram:
+    """A graph with the calls of `LstmLanguageModel` that the backend of windows uses."""
+
+    def __init__(self, graph: Path, config: LstmConfig) -> None:
+        self.config = config
+        self._session = open_session(graph, _lstm_threads(config))
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """None that PyTorch's threads would work on."""
+        return iter(())
+
+    def zero_state(self, rows: int) -> State:
+        return [(torch.zeros(rows, size), torch.zeros(rows, size)) for size in self.config.layers]
+
+    def advance(self, tokens: Tensor, active: Tensor, wanted: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `LstmLanguageModel.advance`; the state is written in place."""
+        arrays = {
+            f"{part}.{layer}": tensor.numpy()
+            for layer, pair in enumerate(state)
+            for part, tensor in zip("hc", pair, strict=True)
+        }
+        rows, time = tokens.shape
+        call = _Advance(self._session, arrays, (rows, time), wanted.numpy(), self.config.vocabulary_size)
+        call.tokens[:], call.active[:] = tokens.numpy(), active.numpy()
+        call.run()
+        return torch.from_numpy(call.logits), state
+
+
+class _Advance:
+    """LSTM calls of one shape, bound once: fill `tokens` and `active` (rows, time), run, read `logits` (wanted, V)."""
+
+    def __init__(
+        self,
+        session: Any,
+        state: dict[str, Floats],
+        shape: tuple[int, int],
+        wanted: NDArray[np.int64],
+        vocabulary_size: int,
+    ) -> None:
+        self.tokens = np.zeros(shape, np.int64)
+        self.active = np.zeros(shape, np.bool_)
+        self.logits = np.empty((len(wanted), vocabulary_size), np.float32)
+        self._wanted = wanted
         inputs: dict[str, NDArray[Any]] = {"tokens": self.tokens, "active": self.active, "wanted": self._wanted}
         self._session = session
         self._binding = bind(
-            session, inputs | {f"past_{name}": part for name, part in state.items()}, {"logits": logits, **state}
+            session, inputs | {f"past_{name}": part for name, part in state.items()}, {"logits": self.logits, **state}
         )
 
     def run(self) -> None:
         self._session.run_with_iobinding(self._binding)
+
+
+class OnnxDcganBackend:
+    def __init__(self, graph: Path, config: DcganConfig) -> None:
+        self.latent = config.latent
+        self.threads = MACHINE_THREADS
+        self._session = open_session(graph, self.threads)
+        self._dtype = _input_dtype(self._session, "latents")
+
+    def paint(self, latents: Tensor) -> Tensor:
+        (pictures,) = self._session.run(None, {"latents": latents[:, :, None, None].numpy().astype(self._dtype)})
+        return torch.from_numpy(pictures)
+
+    def draw(self, latents: Tensor) -> Tensor:
+        return to_pixels(self.paint(latents))
 
 
 class _Call:

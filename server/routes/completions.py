@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
 from contracts.errors import NotFound
-from contracts.requests import CompletionBody, TextRequest
+from contracts.requests import CompletionBody
 from server import client
 from server.admission import decode, parse
-from server.calls import call, enqueue_call, longest_wait_seconds
+from server.calls import call
 from server.responses import event_stream, result_body
 from server.services import services
-from server.streaming import JobStream
+from server.streaming import CallStream
 
 blueprint = Blueprint("completions", __name__)
 
@@ -24,9 +24,8 @@ def create_completion() -> ResponseReturnValue:
     body = parse(CompletionBody, decode(client.body(here.settings.slow_client_seconds)))
     text_request = here.admission.text(body)
     if body.stream:
-        return _stream(
-            text_request, include_usage=body.stream_options is not None and body.stream_options.include_usage
-        )
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return event_stream(CallStream(here, text_request, client.presence(), include_usage=usage))
     return result_body(call(here, text_request, client.presence()), here.jobs)
 
 
@@ -34,17 +33,3 @@ def create_completion() -> ResponseReturnValue:
 def create_chat_completion() -> ResponseReturnValue:
     """Not offered; says what to use instead."""
     raise NotFound("These models continue texts and know no chat; send a 'prompt' to POST /v1/completions.")
-
-
-def _stream(text_request: TextRequest, *, include_usage: bool) -> Response:
-    here = services()
-    stream = JobStream(
-        here.jobs,
-        here.waiting,
-        enqueue_call(here, text_request),
-        offsets=[0] * text_request.n,
-        include_usage=include_usage,
-        timeout_seconds=longest_wait_seconds(here),
-        still_there=client.presence(),
-    )
-    return event_stream(stream)

@@ -20,6 +20,17 @@ def test_the_engine_benchmark_prints_a_table_and_json():
     assert all(result["engine"] > 0 and result["peer"] > 0 for result in results)
 
 
+def test_the_benchmark_of_bundles_prints_its_table_and_json():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "bundles.py"), "--quick"], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert {row[0] for row in rows} == {"lstm", "gpt2", "dcgan"}
+    assert f"| {rows[1][0]} | {rows[1][1]} |" in done.stdout
+    assert "| cannot be | because |" in done.stdout
+
+
 def test_the_text_engine_benchmark_compares_every_variant_with_its_peers():
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "text_engines.py"), "--quick"], capture_output=True, text=True, timeout=250

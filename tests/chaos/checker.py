@@ -202,11 +202,8 @@ def processes_stay_up(case: Case) -> Findings:
 
 
 def nothing_is_left_after_the_lifetimes(case: Case) -> Findings:
-    of_jobs = ("rq:job:", "rq:results:", "rq:execution", "kamishibai:text:", "kamishibai:pictures:")
-    books = ("rq:queues", "rq:workers", "rq:canceled:", "kamishibai:workers")  # sets of names, for ever
     for entry in case.of["key"]:
-        name, seconds_left = entry.facts["name"], entry.facts["seconds_left"]
-        if name.startswith(of_jobs) or entry.facts["entries"] or (seconds_left < 0 and not name.startswith(books)):
+        if is_left_over(**entry.facts):
             yield f"{entry.facts}", None
 
 
@@ -244,6 +241,14 @@ RULES: tuple[Callable[[Case], Findings], ...] = (
     memory_is_steady,
     the_harness_itself_worked,
 )
+
+
+def is_left_over(name: str, seconds_left: int, entries: int) -> bool:
+    """Whether a key in Redis should not be there when all lifetimes are over. -1 seconds are left to what stays for
+    ever; `entries` are those of one of RQ's registries of jobs."""
+    of_jobs = ("rq:job:", "rq:results:", "rq:execution", "kamishibai:text:", "kamishibai:pictures:")
+    books = ("rq:queues", "rq:workers", "kamishibai:workers")  # sets of names, for ever
+    return name.startswith(of_jobs) or entries > 0 or (seconds_left < 0 and not name.startswith(books))
 
 
 def seconds_after_loss(case: Case, loss: Entry, what: str) -> float | None:

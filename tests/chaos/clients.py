@@ -105,7 +105,14 @@ class Client:
         manner = self._order.manner
         self._record("sent", manner=manner, body=self._order.body)
         if manner not in JOBS:
-            {"call": self._call, "stream": self._stream, "leave": self._leave}[manner]()
+            serve = {
+                "call": self._call,
+                "stream": self._stream,
+                "leave": self._leave,
+                "vanish": self._vanish,
+                "bad": self._ask_badly,
+            }
+            serve[manner]()
             return None
         answer = self._insist("POST", "/v1/jobs", self._order.payload, enough={202})
         job = str(answer.body["id"])
@@ -186,6 +193,22 @@ class Client:
         except OSError:
             pass  # it left all the same
         self._record("left", server=server)
+
+    def _vanish(self) -> None:
+        """Read the first lines of a stream, then go without a word."""
+        server = self._rng.choice(sorted(self._servers))
+        with closing(self._connection(server)) as connection:
+            self._send(connection, "POST", self._order.path, self._order.payload)
+            with connection.getresponse() as answer:
+                for _ in range(self._rng.choice([1, 5, 20])):
+                    answer.readline()
+        self._record("left", server=server)
+
+    def _ask_badly(self) -> None:
+        answer = self._ask("POST", self._order.path, self._order.payload)
+        if answer.status not in {400, 404}:
+            raise RuntimeError(f"order {self._order.number}: a bad request got {answer}")
+        self._record("rejected", status=answer.status, code=answer.code)
 
     def _insist(self, method: str, path: str, payload: Any, enough: set[int]) -> Answer:
         """Ask a server, another one after each 503 and broken connection, until one gives an answer that is enough."""

@@ -65,7 +65,7 @@ class Fleet:
         self.append_only_folder = folder / ".redis" / "appendonlydir"
         self.redis = Redis.from_url(self._embedded.url, socket_timeout=5)  # the observers' own way, past the proxy
         self.proxy = Proxy(Path(self._embedded.url.removeprefix("unix://")))
-        self.ports = {name: _free_port() for name in SERVERS}
+        self.ports = {name: free_port() for name in SERVERS}
         settings = replace(settings, store=store.root)
         parts = [Part("redis", self._embedded.command(), stop_seconds=30.0)]
         parts += [self._worker(name, settings) for name in WORKERS]
@@ -149,8 +149,8 @@ class Fleet:
         if name in WORKERS:
             return self.times_ready(name) > since
         if name == "redis":
-            return _holds(lambda: bool(self.redis.ping()))
-        return _holds(lambda: _answers(f"http://127.0.0.1:{self.ports[name]}/healthz"))
+            return holds(lambda: bool(self.redis.ping()))
+        return holds(lambda: answers(f"http://127.0.0.1:{self.ports[name]}/healthz"))
 
     def _worker(self, name: str, settings: Settings) -> Part:
         command = [*python_module("cli.main"), "worker", "--device", "cpu", "--name", name]
@@ -185,18 +185,18 @@ class Fleet:
         return Member(part.name, command, part.environment, stop_seconds=part.stop_seconds, log=log)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     with urllib.request.urlopen(url, timeout=1) as answer:
         return bool(answer.status == 200)
 
 
-def _holds(question: Callable[[], bool]) -> bool:
+def holds(question: Callable[[], bool]) -> bool:
     try:
         return question()
     except (OSError, RedisError):

@@ -70,7 +70,7 @@ class Observer:
     def record_keys(self) -> None:
         """All keys that there are, with their seconds left (-1 for ever), and the members of RQ's books of jobs."""
         for key in sorted(_patiently(lambda: list(self._redis.scan_iter(count=1000)))):
-            name, books = key.decode(), ("rq:wip:", "rq:finished:", "rq:failed:")
+            name, books = key.decode(), ("rq:wip:", "rq:finished:", "rq:failed:", "rq:canceled:")
             entries = int(self._redis.zcard(key)) if name.startswith(books) else 0
             self._history.record("key", name=name, seconds_left=self._redis.ttl(key), entries=entries)
 

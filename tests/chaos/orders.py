@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-Manner = Literal["job", "follow", "cancel", "call", "stream", "leave"]
+Manner = Literal["job", "follow", "cancel", "call", "stream", "leave", "vanish", "bad"]
 Body = dict[str, Any]
 
 JOBS: tuple[Manner, ...] = ("job", "follow", "cancel")
@@ -35,12 +35,13 @@ _LONG: Body = {"model": "lstm", "prompt": _PROMPT, "max_tokens": 400}
 BODIES = [{**body, "seed": seed} for seed, body in enumerate([*_USUAL, *[_LONG] * 5])]
 HANGS = range(len(_USUAL), len(_USUAL) + 4)  # each makes the engine hang, once
 POISON = len(BODIES) - 1  # kills the engine, always
+_FAULTS: list[Body] = [{"n": 0}, {"model": "nobody"}, {"colour": "red"}]  # of bad requests
 
 
 @dataclass(frozen=True)
 class Order:
     """One client's request. `manner`: a job that is waited for, followed as a stream or cancelled; a call; a stream; a
-    call or stream that is left early.
+    call that is left early; a stream whose reader vanishes in the middle; a call that cannot be answered.
     """
 
     number: int
@@ -59,7 +60,9 @@ class Order:
         if self.manner in JOBS:
             fields = {name: value for name, value in body.items() if name != "model"}
             return {"model": body["model"], "input": fields | ({"stream": True} if self.manner == "follow" else {})}
-        return {**body, "stream": True} if self.manner == "stream" else body
+        if self.manner == "bad":
+            return {**body, **_FAULTS[self.number % len(_FAULTS)]}
+        return {**body, "stream": True} if self.manner in {"stream", "vanish"} else body
 
 
 def orders(seed: int, jobs: int) -> list[Order]:

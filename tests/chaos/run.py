@@ -55,7 +55,11 @@ def make_store(folder: Path) -> Store:
 
 
 def _settings(plan: Plan) -> Settings:
-    return Settings(job_result_seconds=plan.result_seconds, sync_result_seconds=min(10, plan.result_seconds))
+    return Settings(
+        job_result_seconds=plan.result_seconds,
+        sync_result_seconds=min(10, plan.result_seconds),
+        unread_result_seconds=plan.result_seconds,
+    )
 
 
 def _disturb(plan: Plan, fleet: Fleet, history: History, progress: Callable[[int], None]) -> None:

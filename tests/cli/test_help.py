@@ -32,6 +32,7 @@ def test_all_commands_are_known_to_these_tests():
         "demo",
         "models",
         "generate",
+        "classify",
         "export",
         "keys create",
         "import hf",
@@ -68,7 +69,10 @@ RUN = "import sys; sys.argv = ['kamishibai', {}]\nfrom cli.main import main\ntry
     [
         (RUN.format("'--help'"), NEEDLESS),
         (RUN.format("'--version'"), NEEDLESS),
-        *[(RUN.format(f"*{path!r}, '--help'"), NEEDLESS) for path in (["up"], ["generate"], ["import", "hf"])],
+        *[
+            (RUN.format(f"*{path!r}, '--help'"), NEEDLESS)
+            for path in (["up"], ["generate"], ["classify"], ["import", "hf"])
+        ],
         (RUN.format("'models', '--store', '/nowhere'"), [*HEAVY, "flask", "rq"]),
         ("import server.app", [*HEAVY, "PIL"]),
         ("import server.serving", HEAVY),

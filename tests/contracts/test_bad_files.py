@@ -27,7 +27,26 @@ FIELDS = {
     "limits": {"context_tokens": 16, "max_tokens": 8},
     "tokenizer": "characters",
     "prompt_fields": PromptFields.from_format("genre<|a|>plot<|b|>").model_dump(mode="json"),
-    "variants": [{"format": "pytorch", "precision": "fp32", "files": ["weights.safetensors"]}],
+    "labels": {"names": ["Drama", "War"], "activation": "sigmoid", "threshold": 0.5},
+    "variants": [
+        {"format": "pytorch", "precision": "fp32", "files": ["weights.safetensors"]},
+        {
+            "format": "torchscript",
+            "precision": "fp16",
+            "files": ["weights.safetensors"],
+            "parity": {
+                "max_difference": 0.1,
+                "mean_difference": 0.01,
+                "mean_kl": 0.2,
+                "equal_greedy_share": 0.5,
+                "psnr_db": 40.0,
+                "batch_invariant": True,
+                "trained": True,
+                "faults": ["its mean KL divergence is 0.2 nats, more than 1e-03"],
+            },
+        },
+    ],
+    "left_out": {"onnx:int8": "its perplexity is 1.1 times the reference's, over 1% off"},
     "example": {"prompt": "a"},
     "provenance": {"source": "run"},
 }
@@ -64,9 +83,27 @@ def test_a_spoiled_manifest_is_a_bundle_or_refused_in_one_line(bundle, spoiled, 
     manifest = bundle.manifest.model_dump(mode="json")
     (bundle.path / MANIFEST).write_bytes(data.draw(spoiled(manifest)))
     try:
-        assert Bundle.open(bundle.path).variants()
+        read = Bundle.open(bundle.path).manifest
+        assert all(variant.name and variant.forced in (True, False) for variant in read.variants)
+        again = read.model_validate_json(read.model_dump_json())
+        assert again == read, "what is read is what is written"
     except StoreError as error:
         assert_one_line(str(error))
+
+
+def test_a_manifest_from_before_parity_was_measured_is_read(bundle):
+    manifest = bundle.manifest.model_dump(mode="json", exclude={"left_out": True})
+    for variant in manifest["variants"]:
+        del variant["parity"]
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    read = Bundle.open(bundle.path)
+    assert [(variant.parity, variant.forced) for variant in read.manifest.variants] == [(None, False)] * 2
+    assert read.manifest.left_out == {}
+
+
+def test_a_variant_that_a_bundle_lacks_is_named_with_those_it_has(bundle):
+    with pytest.raises(StoreError, match=r"no variant 'onnx:int8'; it has pytorch:fp32, torchscript:fp16"):
+        bundle.variant("onnx:int8")
 
 
 def test_a_manifest_of_thousands_of_faults_is_refused_in_one_line(bundle):

@@ -19,13 +19,14 @@ from rq.serializers import JSONSerializer
 from contracts import keys
 from contracts.errors import BodyTooLarge, EngineFailed, InvalidRequest, NotFound
 from contracts.jobs import JOB_FUNCTION, MAX_DATA_BYTES, JobQueue, check_job_id, new_job_id, request_of
-from contracts.requests import ImageRequest, Target, TextRequest
+from contracts.requests import ClassifyRequest, ImageRequest, Target, TextRequest, TokenisedText
 from contracts.results import Choice, ImageResult, TextResult
 
 TARGET = Target(model="m", version=1, variant="pytorch:fp32")
 QUEUE = TARGET.queue_name
 TEXT = TextRequest(target=TARGET, seed=7, prompt_tokens=(1, 2, 3), stop=("x",), stream=True)
 PICTURE = ImageRequest(target=TARGET, seed=7, count=2)
+LABELS = ClassifyRequest(target=TARGET, texts=(TokenisedText(tokens=(1, 2), truncated=True),), threshold=0.5)
 LIFETIMES = {"result_seconds": 120, "timeout_seconds": 60}
 
 
@@ -55,7 +56,7 @@ def encoded(result) -> str:
 # Enqueue and read
 
 
-@pytest.mark.parametrize("request_", [TEXT, PICTURE])
+@pytest.mark.parametrize("request_", [TEXT, PICTURE, LABELS])
 def test_an_enqueued_job_waits_with_its_request(connection, jobs, request_):
     before = time.time()
     job_id = jobs.enqueue(request_, **LIFETIMES)

@@ -15,18 +15,23 @@ from contracts.requests import (
     MAX_COUNT,
     MAX_PICTURES,
     MAX_SEED,
+    MAX_TEXTS,
+    ClassifyBody,
+    ClassifyRequest,
     CompletionBody,
     ImageBody,
     ImageRequest,
     JobBody,
     Target,
     TextRequest,
+    TokenisedText,
     describe,
     parse_request,
 )
 
 TARGET = {"model": "gpt2", "version": 3, "variant": "pytorch:fp32"}
 TEXT = {"task": "text", "target": TARGET, "seed": 1, "prompt_tokens": [1, 2]}
+CLASSIFY = {"task": "classify", "target": TARGET, "texts": [{"tokens": [1, 2]}], "threshold": 0.5}
 IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
 
 
@@ -58,11 +63,20 @@ IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
         (ImageBody, "seed", [0, MAX_SEED], [-1, MAX_SEED + 1]),
         (ImageBody, "response_format", ["b64_json"], ["url", 1]),
         (ImageBody, "stream", [False], [True]),
+        (
+            ClassifyBody,
+            "input",
+            ["", "a", ["a"], ["a"] * MAX_TEXTS],
+            [[], ["a"] * (MAX_TEXTS + 1), 1, [1], [["a"]], {}],
+        ),
+        (ClassifyBody, "threshold", [0, 0.5, 1], [-0.1, 1.1, float("nan"), "0.5", True]),
+        (ClassifyBody, "top_k", [1, MAX_COUNT], [0, -1, 1.5, MAX_COUNT + 1]),
+        (ClassifyBody, "truncate", [True, False], [1, "true"]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_each_field_takes_its_range_and_a_refusal_names_field_and_value(body, field, taken, refused):
-    rest = {"prompt": "a"} if body is CompletionBody else {}
+    rest = {CompletionBody: {"prompt": "a"}, ClassifyBody: {"input": "a"}}.get(body, {})
     for value in taken:
         assert getattr(body.model_validate(rest | {field: value}), field) == value
     for value in refused:
@@ -73,10 +87,10 @@ def test_each_field_takes_its_range_and_a_refusal_names_field_and_value(body, fi
         assert "\n" not in text
 
 
-@pytest.mark.parametrize("body", [CompletionBody, ImageBody])
+@pytest.mark.parametrize("body", [CompletionBody, ImageBody, ClassifyBody])
 def test_null_is_a_field_left_out(body):
-    fields = set(body.model_fields) - {"prompt"}
-    rest = {"prompt": "a"}
+    fields = set(body.model_fields) - {"prompt", "input"}
+    rest = {"input" if body is ClassifyBody else "prompt": "a"}
     assert body.model_validate(rest | dict.fromkeys(fields)) == body.model_validate(rest)
 
 
@@ -170,7 +184,24 @@ text_requests = st.builds(
 image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=pictures)
 
 
-@given(text_requests | image_requests)
+classify_requests = st.builds(
+    ClassifyRequest,
+    target=targets,
+    texts=st.lists(
+        st.builds(
+            TokenisedText,
+            tokens=st.lists(st.integers(0, MAX_COUNT), min_size=1).map(tuple),
+            truncated=st.booleans(),
+        ),
+        min_size=1,
+        max_size=4,
+    ).map(tuple),
+    threshold=st.floats(0, 1),
+    top_k=st.none() | counts,
+)
+
+
+@given(text_requests | image_requests | classify_requests)
 def test_a_request_is_the_same_after_its_way_through_json(request_):
     assert parse_request(json.loads(json.dumps(request_.model_dump(mode="json")))) == request_
 
@@ -192,7 +223,7 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
     except InvalidRequest as error:
         refusal = error.message
     else:
-        assert isinstance(request, TextRequest | ImageRequest)
+        assert isinstance(request, TextRequest | ImageRequest | ClassifyRequest)
         return
     assert len(refusal.splitlines()) == 1
 
@@ -214,6 +245,11 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
         (IMAGE | {"count": 2**70}, "'image.count'"),
         (IMAGE | {"stream": True}, "'image.stream' is True"),
         (IMAGE | {"prompt_tokens": [1]}, "'image.prompt_tokens' is not a field"),
+        (CLASSIFY | {"texts": []}, "'classify.texts'"),
+        (CLASSIFY | {"texts": [{"tokens": []}]}, "'classify.texts.0.tokens'"),
+        (CLASSIFY | {"texts": [{"tokens": [1]}] * (MAX_TEXTS + 1)}, "at most 64 items"),
+        (CLASSIFY | {"threshold": 2}, "'classify.threshold' is 2"),
+        (CLASSIFY | {"seed": 1}, "'classify.seed' is not a field"),
         ({key: value for key, value in TEXT.items() if key != "seed"}, "'text.seed' is missing"),
         ({key: value for key, value in TEXT.items() if key != "task"}, "'task'"),
         ([], "'body' is []"),

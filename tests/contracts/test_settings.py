@@ -20,7 +20,7 @@ def test_the_process_environment_is_read(monkeypatch):
 
 
 def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
-    numbers = (1, 2, 3, 4.5, 5.5, 6, 7, 8, 9, 10, 11.5, 12.5)
+    numbers = (1, 2, 3, 4.5, 5.5, 6, 7, 8, 9, 10, 11, 12.5, 13.5)
     words = ("json", "on", "required")
     changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", *numbers, *words)  # noqa: S104
     assert all(getattr(changed, field.name) != field.default for field in fields(Settings))

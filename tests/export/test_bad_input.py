@@ -23,6 +23,7 @@ from contracts.errors import StoreError
 from contracts.prompt_fields import PromptFields
 from contracts.run import RUN
 from contracts.tokenizers import CharacterTokenizer
+from export.checkpoint import import_checkpoint
 from export.huggingface import import_gpt2
 from export.run import export_run
 from export.tfjs import import_tfjs
@@ -107,6 +108,39 @@ def test_a_shard_that_is_named_a_thousand_times_is_not_read_a_thousand_times(tfj
 def test_a_spoiled_checkpoint_is_refused_or_runs(checkpoint, saved_checkpoint, store, refused, spoiled, name, data):
     (checkpoint / name).write_bytes(data.draw(spoiled(json.loads((saved_checkpoint / name).read_text()))))
     refused(lambda: import_gpt2(checkpoint, store, "gpt2"))
+
+
+@pytest.fixture(scope="session")
+def saved_classifier(write_classifier, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier")
+    write_classifier(folder, "roberta")
+    return folder
+
+
+@pytest.fixture
+def classifier(saved_classifier, tmp_path):
+    return shutil.copytree(saved_classifier, tmp_path / "classifier")
+
+
+@often
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_spoiled_classifier_is_refused_or_imported(classifier, saved_classifier, store, refused, spoiled, name, data):
+    (classifier / name).write_bytes(data.draw(spoiled(json.loads((saved_classifier / name).read_text()))))
+    refused(lambda: import_checkpoint(classifier, store, "tags"))
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size"],
+)
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: repr(value)[:20])
+def test_a_classifier_that_lies_about_sizes_is_refused_before_they_take_memory(
+    classifier, store, refused, field, value
+):
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps(config | {field: value}))
+    refused(lambda: import_checkpoint(classifier, store, "tags"), must=True)
 
 
 @pytest.mark.parametrize("field", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])

@@ -14,9 +14,7 @@ from workers.engines.loading import load_model
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from export.onnx_gpt2 import write_onnx_gpt2
 from export.onnx_linear import quantise
-from export.onnx_lstm import write_onnx_lstm
 
 VNNI = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this processor has no VNNI")
 VARIANTS = pytest.mark.parametrize("variant", ["onnx:fp32", pytest.param("onnx:int8", marks=VNNI)])
@@ -31,7 +29,7 @@ def _publish(store, heads=2):
 @VARIANTS
 def test_a_published_gpt2_runs_in_onnx_runtime(store, variant):
     bundle = _publish(store)
-    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32", "onnx:fp32", "onnx:int8"]
+    assert {"pytorch:fp32", variant} <= set(bundle.variants())
     opened = Bundle.open(bundle.path)  # every hash is checked
     assert load_model(opened, variant, torch.device("cpu")).engine.capacity > 1
 
@@ -44,25 +42,22 @@ def test_a_published_lstm_runs_in_onnx_runtime(store, variant):
     assert load_model(Bundle.open(bundle.path), variant, torch.device("cpu")).engine.capacity > 1
 
 
-def test_an_lstm_that_reads_windows_has_no_onnx_variants(store, tmp_path):
-    config = LstmConfig(len(LETTERS), (16,), window=5)
+@VARIANTS
+def test_a_published_lstm_of_windows_runs_in_onnx_runtime(store, variant):
+    config = LstmConfig(len(LETTERS), (16, 8), recurrent_activation="hard_sigmoid", window=5)
     weights = LstmLanguageModel(config).state_dict()
     bundle = Draft(config, weights, CharacterTokenizer(LETTERS), "a bad egg", {}).publish(store, "tiny")
-    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
-    with pytest.raises(StoreError, match="no ONNX variant"):
-        write_onnx_lstm(tmp_path, config)
+    assert load_model(Bundle.open(bundle.path), variant, torch.device("cpu")).engine.capacity > 1
 
 
-def test_a_gpt2_that_the_attention_operator_cannot_run_has_no_onnx_variants(store, tmp_path):
+def test_a_gpt2_that_the_attention_operator_cannot_run_has_no_onnx_variants(store):
     bundle = _publish(store, heads=8)
-    assert [known.name for known in bundle.manifest.variants] == ["pytorch:fp32"]
-    with pytest.raises(StoreError, match="divisible by 8"):
-        write_onnx_gpt2(tmp_path, Gpt2Config(9, context_tokens=64, width=32, layers=2, heads=8))
+    assert {known.format for known in bundle.manifest.variants} == {"pytorch"}
 
 
 def test_int8_is_refused_where_its_sums_would_not_be_exact(store, monkeypatch):
-    monkeypatch.setattr("models.runtimes.onnx.multiplies_int8_exactly", lambda: False)
     bundle = _publish(store)
+    monkeypatch.setattr("models.runtimes.onnx.multiplies_int8_exactly", lambda: False)
     load_model(bundle, "onnx:fp32", torch.device("cpu"))
     with pytest.raises(StoreError, match="VNNI"):
         load_model(bundle, "onnx:int8", torch.device("cpu"))

@@ -1,6 +1,9 @@
 """What training leaves becomes a bundle that serves the same weights; damage is found before and after."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -117,3 +120,37 @@ def test_a_missing_file_is_named(run, store, missing):
 def test_a_bad_name_is_refused(run, store):
     with pytest.raises(StoreError, match="cannot name a model"):
         export_run(run, store, "../letters")
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "unwritten"), [(1000, WEIGHTS), (2500, "fp32.onnx"), (6000, "fp32.torchscript")]
+)
+def test_a_full_disk_leaves_the_versions_that_were_there(run, store, most_bytes, unwritten):
+    """A limit on the size of files stands in for the disk: writing fails half-way, reading goes on."""
+    export_run(run, store, "letters")
+    limited = (
+        f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}));"
+        " runpy.run_module('cli.main', run_name='__main__')"
+    )
+    words = ["export", str(run), "--name", "letters", "--store", str(store.root)]
+    words += ["--formats", "onnx,torchscript", "--precisions", "fp32"]
+    ended = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert unwritten in ended.stderr or "File too large" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert store.versions("letters") == [1]
+    assert not list(store.root.glob(".incoming-*"))
+    assert export_run(run, store, "letters").manifest.version == 2
+
+
+def test_an_export_that_is_killed_midway_leaves_the_versions_that_were_there(run, store):
+    export_run(run, store, "letters")
+    words = ["export", str(run), "--name", "letters", "--store", str(store.root)]
+    with subprocess.Popen([sys.executable, "-m", "cli.main", *words], stderr=subprocess.DEVNULL) as exporter:
+        while not list(store.root.glob(f".incoming-*/{WEIGHTS}")):
+            assert exporter.poll() is None, "it was over too soon"
+            time.sleep(0.001)
+        exporter.kill()
+    assert store.versions("letters") == [1]
+    assert store.open("letters").manifest.version == 1
+    assert export_run(run, store, "letters").manifest.version == 2

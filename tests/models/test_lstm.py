@@ -24,10 +24,9 @@ def test_steps_equal_the_training_pass(generator, embedding):
     model = _model(LstmConfig(17, (24, 16), embedding))
     tokens = torch.randint(17, (4, 30), generator=generator)
     expected, final = model(tokens)
-    state = model.zero_state(4)
-    for time in range(30):
-        state = model.step(tokens[:, time], state)
-        torch.testing.assert_close(model.logits(state), expected[:, time], atol=1e-5, rtol=1e-5)
+    active, wanted = torch.ones(4, 30, dtype=torch.bool), torch.arange(4 * 30)
+    logits, state = model.advance(tokens, active, wanted, model.zero_state(4))
+    torch.testing.assert_close(logits.view(4, 30, 17), expected, atol=1e-5, rtol=1e-5)
     for (h, c), (final_h, final_c) in zip(state, final, strict=True):
         torch.testing.assert_close(h, final_h)
         torch.testing.assert_close(c, final_c)

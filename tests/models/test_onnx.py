@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contracts.bundle import FP32_GRAPH, INT8_GRAPH, WEIGHTS
+from contracts.bundle import GRAPHS, WEIGHTS
 from contracts.errors import StoreError
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -26,6 +26,7 @@ GPT2 = Gpt2Config(VOCABULARY, context_tokens=192, width=96, layers=2, heads=4)
 CHARACTERS = LstmConfig(VOCABULARY, (128, 96))
 WORDS = LstmConfig(VOCABULARY, (320, 64), embedding=50, recurrent_activation="hard_sigmoid")
 STEPS = 4
+FP32, INT8 = GRAPHS["fp32"], GRAPHS["int8"]
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,8 @@ def model(config):
 def folder(tmp_path_factory, model, config):
     path = tmp_path_factory.mktemp("onnx")
     save_file(model.state_dict(), path / WEIGHTS)
-    (write_onnx_gpt2 if isinstance(config, Gpt2Config) else write_onnx_lstm)(path, config)
+    for precision in ("fp32", "int8"):
+        (write_onnx_gpt2 if isinstance(config, Gpt2Config) else write_onnx_lstm)(path, config, precision)
     return path
 
 
@@ -78,7 +80,7 @@ def _logits(backend, read_prompts, texts):
     return torch.stack(seen)
 
 
-@pytest.mark.parametrize(("graph", "tolerance"), [(FP32_GRAPH, 1e-5), pytest.param(INT8_GRAPH, 0.1, marks=VNNI)])
+@pytest.mark.parametrize(("graph", "tolerance"), [(FP32, 1e-5), pytest.param(INT8, 0.1, marks=VNNI)])
 def test_logits_are_those_of_pytorch(load, reference, read_prompts, generator, graph, tolerance):
     texts = _texts(generator, [5, 192, 33, 70])
     expected = _logits(reference, read_prompts, texts)
@@ -88,10 +90,10 @@ def test_logits_are_those_of_pytorch(load, reference, read_prompts, generator, g
 
 def test_greedy_text_is_that_of_pytorch(load, reference, greedy, generator):
     prompts = dict(enumerate(_texts(generator, [3, 40, 64, 100])))
-    assert greedy(load(FP32_GRAPH), prompts, 30) == greedy(reference, prompts, 30)
+    assert greedy(load(FP32), prompts, 30) == greedy(reference, prompts, 30)
 
 
-@pytest.mark.parametrize("graph", [FP32_GRAPH, INT8_GRAPH])
+@pytest.mark.parametrize("graph", [FP32, INT8])
 @pytest.mark.parametrize("tokens", [7, 75])
 def test_logits_do_not_depend_on_bucket_slot_and_neighbours(load, read_prompts, generator, threads, graph, tokens):
     backend = load(graph)
@@ -105,7 +107,7 @@ def test_logits_do_not_depend_on_bucket_slot_and_neighbours(load, read_prompts, 
 
 
 def test_rows_that_are_not_active_keep_their_state(load, read_prompts, generator):
-    backend = load(INT8_GRAPH)
+    backend = load(INT8)
     texts = _texts(generator, [20, 30])
     expected = _logits(backend, read_prompts, texts)
     read_prompts(backend, {row: tokens[: len(tokens) - STEPS + 1] for row, tokens in enumerate(texts)})
@@ -117,11 +119,11 @@ def test_rows_that_are_not_active_keep_their_state(load, read_prompts, generator
 
 def test_slots_keep_to_the_memory_that_is_allowed(tmp_path):
     save_file(Gpt2(GPT2).state_dict(), tmp_path / WEIGHTS)
-    write_onnx_gpt2(tmp_path, GPT2)
+    write_onnx_gpt2(tmp_path, GPT2, "fp32")
     per_slot = 2 * 2 * 192 * 96 * 4
-    assert OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=5 * per_slot).slots == 5
+    assert OnnxGpt2Backend(tmp_path / FP32, GPT2, kv_bytes=5 * per_slot).slots == 5
     with pytest.raises(StoreError, match=f"{per_slot:,}"):
-        OnnxGpt2Backend(tmp_path / FP32_GRAPH, GPT2, kv_bytes=per_slot - 1)
+        OnnxGpt2Backend(tmp_path / FP32, GPT2, kv_bytes=per_slot - 1)
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A real Valkey, a store with two tiny bundles, the application, and a stand-in for the worker."""
+"""A real Valkey, a store with three tiny bundles, the application, and a stand-in for the worker."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from contracts import keys
 from contracts.announcements import Announcement, EngineCounters, ServedModel, announce, withdraw
 from contracts.bundle import TOKENIZER, WEIGHTS, Example, Limits, Variant
 from contracts.jobs import request_of
-from contracts.results import Choice, ImageResult, Logprobs, TextResult
+from contracts.labels import Labels
+from contracts.results import Choice, Classification, ClassifyResult, ImageResult, LabelScore, Logprobs, TextResult
 from contracts.settings import Settings
 from contracts.store import Store
-from contracts.tokenizers import CharacterTokenizer
+from contracts.tokenizers import CharacterTokenizer, WordPieceTokenizer
 from server import catalogue
 from server.app import create_app
 
@@ -65,10 +66,11 @@ def redis(redis_url):
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory):
+def store(tmp_path_factory, encoder_tokenizer):
     store = Store(tmp_path_factory.mktemp("store"))
     store.write("tiny-text", write_text_bundle)
     store.write("tiny-picture", write_picture_bundle)
+    store.write("tiny-labels", label_bundle_writer(encoder_tokenizer("bert")))
     store.write("unserved", write_picture_bundle)
     return store
 
@@ -191,7 +193,7 @@ class StandInWorker:
         self.redis = redis
         self.served = [
             ServedModel(target=bundle.target(), task=bundle.manifest.task, digest=bundle.digest)
-            for bundle in (store.open("tiny-text", 1), store.open("tiny-picture", 1))
+            for bundle in (store.open("tiny-text", 1), store.open("tiny-picture", 1), store.open("tiny-labels", 1))
         ]
         self.queues = [f"rq:queue:{each.target.queue_name}" for each in self.served]
 
@@ -221,7 +223,9 @@ class StandInWorker:
     def finish(self, job_id, *texts, finish_reason="stop", publish=True):
         """End a job well; a text job with these texts behind its prompt, or with `hello` for each choice."""
         request = self.request(job_id)
-        if request.task == "text":
+        if request.task == "classify":
+            result = _labels_result(request)
+        elif request.task == "text":
             result = _text_result(request, texts or ["hello"] * request.n, finish_reason)
         else:
             result = _image_result(request)
@@ -296,6 +300,42 @@ def write_picture_bundle(folder):
         "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
         "example": Example(),
     }
+
+
+def label_bundle_writer(tokenizer):
+    def write(folder):
+        (folder / WEIGHTS).write_bytes(b"weights")
+        WordPieceTokenizer(tokenizer).write(folder / TOKENIZER)
+        return {
+            "family": "bert",
+            "task": "classify",
+            "config": {},
+            "limits": Limits(context_tokens=12),
+            "tokenizer": "wordpiece",
+            "labels": Labels(names=("Drama", "War"), activation="sigmoid", threshold=0.4),
+            "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
+            "example": Example(prompt="a"),
+        }
+
+    return write
+
+
+def _labels_result(request):
+    """Every text is 80 % War and 10 % Drama."""
+    scores = [LabelScore(label="War", score=0.8), LabelScore(label="Drama", score=0.1)]
+    applying = [score.label for score in scores if score.score >= request.threshold]
+    return ClassifyResult(
+        classifications=[
+            Classification(
+                labels=applying,
+                scores=scores[: request.top_k],
+                tokens=len(text.tokens),
+                truncated=text.truncated,
+            )
+            for text in request.texts
+        ],
+        fingerprint="fp_labels",
+    )
 
 
 def _text_result(request, texts, finish_reason):

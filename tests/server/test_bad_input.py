@@ -28,12 +28,15 @@ TEXT = {
 }
 TOKENS = {"prompt": [1, 2, 3], "model": "tiny-text", "echo": True, "logprobs": 2}
 PICTURES = {"model": "tiny-picture", "n": 2, "size": "8x8", "seed": 1, "prompt": "a face"}
+LABELS = {"model": "tiny-labels", "input": ["A pilot", "the sea"], "threshold": 0.3, "top_k": 1, "truncate": True}
 CALLS = [
     ("/v1/completions", TEXT),
     ("/v1/completions", TOKENS),
     ("/v1/images/generations", PICTURES),
+    ("/v1/classify", LABELS),
     ("/v1/jobs", {"model": "tiny-text", "input": TEXT}),
     ("/v1/jobs", {"model": "tiny-picture", "input": PICTURES}),
+    ("/v1/jobs", {"model": "tiny-labels", "input": LABELS}),
     ("/v1/chat/completions", {"messages": []}),
 ]
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
 import pytest
 
+from contracts import keys
 from contracts.errors import EngineFailed, InvalidRequest, LeaseLost
 from contracts.jobs import JobQueue
 from contracts.requests import CompletionBody
@@ -206,3 +210,43 @@ def test_a_bundle_that_the_server_cannot_open_is_not_offered(settings, worker, t
     response = elsewhere.post(TEXT, json={"prompt": "a"})
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
     assert str(tmp_path) not in response.get_json()["error"]["message"]
+
+
+# What Redis keeps of a call
+
+
+def test_a_call_that_was_answered_is_soon_forgotten_and_one_that_was_not_is_kept_longer(
+    client, worker, redis, settings, eventually
+):
+    for path, body in (
+        ("/v1/completions", {"prompt": "ab"}),
+        ("/v1/completions", {"prompt": "ab", "stream": True}),
+        ("/v1/images/generations", {}),
+    ):
+        call = threading.Thread(target=lambda path=path, body=body: client.post(path, json=body).get_data())
+        call.start()
+        job_id = worker.take()
+        assert int(redis.hget(f"rq:job:{job_id}", "result_ttl")) == settings.unread_result_seconds
+        worker.finish(job_id)
+        call.join()
+        eventually(lambda job_id=job_id: 0 < redis.ttl(f"rq:job:{job_id}") <= settings.sync_result_seconds)
+        assert 0 < redis.ttl(f"rq:results:{job_id}") <= settings.sync_result_seconds
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_whose_job_is_gone_can_be_sent_again(client, worker, redis, stream):
+    answers = []
+
+    def post():
+        answer = client.post("/v1/completions", json={"prompt": "ab", "stream": stream})
+        answers.append((answer.status_code, answer.headers.get("x-should-retry"), answer.get_data(as_text=True)))
+
+    call = threading.Thread(target=post)
+    call.start()
+    job_id = worker.take()
+    redis.delete(f"rq:job:{job_id}")
+    redis.publish(keys.ENDED_CHANNEL, json.dumps([job_id]))
+    call.join()
+    ((status, retry, content),) = answers
+    assert '"code": "queue_unavailable"' in content or '"code":"queue_unavailable"' in content
+    assert (status, retry) == ((200, None) if stream else (503, "true"))

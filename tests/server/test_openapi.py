@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from contracts import errors
 from contracts.bundle import Limits
 from contracts.errors import EngineFailed
+from contracts.labels import Labels
 from contracts.requests import CompletionBody
 from contracts.results import Logprobs
 from server import answers
@@ -83,7 +84,9 @@ def test_routes_that_need_no_key_say_so(document):
     assert document["security"] == [{"key": []}, {}]
 
 
-@pytest.mark.parametrize(("answer", "contract"), [(answers.Logprobs, Logprobs), (answers.Limits, Limits)])
+@pytest.mark.parametrize(
+    ("answer", "contract"), [(answers.Logprobs, Logprobs), (answers.Limits, Limits), (answers.Labels, Labels)]
+)
 def test_answers_have_the_fields_of_what_they_are_made_of(answer, contract):
     assert set(get_type_hints(answer)) == set(contract.model_fields)
 
@@ -184,7 +187,7 @@ def test_the_page_names_all_of_it_and_needs_nothing_from_elsewhere(client, docum
 def test_the_pages_examples_are_commands_with_bodies_that_validate(client):
     text = client.get("/docs", headers={"Host": "localhost:8123"}).get_data(as_text=True)
     commands = re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)
-    assert len(commands) == 15
+    assert len(commands) == 16
     bodies = 0
     for command in commands:
         words = shlex.split(command.replace("&#39;", "'").replace("&#34;", '"').replace("&amp;", "&"))
@@ -193,7 +196,7 @@ def test_the_pages_examples_are_commands_with_bodies_that_validate(client):
         if "-d" in words:
             bodies += 1
             assert isinstance(json.loads(words[words.index("-d") + 1]), dict)
-    assert bodies == 3
+    assert bodies == 4
 
 
 def test_nothing_in_the_document_becomes_markup(document):

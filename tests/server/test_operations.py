@@ -14,8 +14,8 @@ from server import metrics
 def test_models_are_listed_in_openais_form(client, store):
     listed = client.get("/v1/models").get_json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == ["tiny-picture", "tiny-text"]
-    text = listed["data"][1]
+    assert [model["id"] for model in listed["data"]] == ["tiny-labels", "tiny-picture", "tiny-text"]
+    text = listed["data"][2]
     assert (text["object"], text["owned_by"], text["version"], text["task"]) == ("model", "kamishibai", 1, "text")
     assert text["limits"] == {"context_tokens": 64, "max_tokens": 32}
     assert client.get("/v1/models/tiny-text").get_json() == text

@@ -38,7 +38,7 @@ TEXT, IMAGE, JOBS = "/v1/completions", "/v1/images/generations", "/v1/jobs"
         (IMAGE, {"n": 5}, 400, "invalid_value", "'n' is 5; ask for at most 4"),
         (IMAGE, {"size": "1024x1024"}, 400, "invalid_value", "'1024x1024'; tiny-picture draws 'auto' or '8x8'"),
         (JOBS, {"model": "tiny-text"}, 400, "invalid_value", "'input' is missing"),
-        (JOBS, {"input": {"prompt": "a"}}, 400, "invalid_value", "choose one of: tiny-picture, tiny-text"),
+        (JOBS, {"input": {"prompt": "a"}}, 400, "invalid_value", "choose one of: tiny-labels, tiny-picture, tiny-text"),
         (JOBS, {"model": "nope", "input": {}}, 404, "model_not_found", "'nope'"),
         (JOBS, {"model": "tiny-text", "input": {"prompt": "a", "model": "b"}}, 400, "invalid_value", "input.model"),
         (JOBS, {"model": "tiny-text", "input": {"prompt": "a", "model": [1]}}, 400, "invalid_value", "input.model"),

@@ -288,7 +288,7 @@ def test_a_cancelled_job_ends_its_stream_with_an_error(stream, worker, redis):
 
 
 def test_a_job_that_takes_too_long_ends_its_stream_and_is_cancelled(stream, worker, redis, monkeypatch):
-    monkeypatch.setattr("server.routes.completions.longest_wait_seconds", lambda here: 0.05)
+    monkeypatch.setattr(streaming, "longest_wait_seconds", lambda here: 0.05)
     monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.01)
     monkeypatch.setattr(streaming, "GLANCE_SECONDS", 0.02)
     events = stream()

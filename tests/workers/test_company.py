@@ -134,14 +134,14 @@ def test_texts_of_onnx_variants_are_the_same_in_any_company(tmp_path, config, pr
     pytest.importorskip("onnxruntime")
     from safetensors.torch import save_file
 
-    from contracts.bundle import FP32_GRAPH, INT8_GRAPH, WEIGHTS
+    from contracts.bundle import GRAPHS, WEIGHTS
     from export.onnx_gpt2 import write_onnx_gpt2
     from export.onnx_lstm import write_onnx_lstm
 
     if precision == "int8" and not onnx.multiplies_int8_exactly():
         pytest.skip("this processor has no VNNI")
     save_file(_model(config).state_dict(), tmp_path / WEIGHTS)
-    (write_onnx_gpt2 if config is GPT2 else write_onnx_lstm)(tmp_path, config)
+    (write_onnx_gpt2 if config is GPT2 else write_onnx_lstm)(tmp_path, config, precision)
     make = onnx.OnnxGpt2Backend if config is GPT2 else onnx.OnnxLstmBackend
-    graph = tmp_path / (FP32_GRAPH if precision == "fp32" else INT8_GRAPH)
+    graph = tmp_path / GRAPHS[precision]
     _search_for_counterexamples(make(graph, config), CONTEXT if config is GPT2 else None)

@@ -21,8 +21,9 @@ from redis.exceptions import RedisError
 
 from contracts.connection import connect
 from contracts.errors import StoreError
+from tests.soak.sampler import folder_bytes
 from workers import embedded_redis
-from workers.embedded_redis import DATA_FOLDER, EmbeddedRedis, find_server, store_lock
+from workers.embedded_redis import DATA_FOLDER, REWRITE_BYTES, EmbeddedRedis, find_server, store_lock
 
 
 @pytest.fixture
@@ -102,6 +103,22 @@ def test_it_is_synced_once_a_second_from_here(tmp_path, start, monkeypatch):
     embedded.start_syncing()
     assert synced.wait(5)
     assert all(path.startswith(str(tmp_path / DATA_FOLDER)) and path.endswith(".aof") for path in paths)
+
+
+def test_its_append_only_file_is_rewritten_before_it_grows_out_of_bounds(start, tmp_path):
+    _, _, connection = start()
+    largest = 0
+    for _ in range(3 * REWRITE_BYTES >> 20):
+        connection.set("key", b"x" * (1 << 20))
+        largest = max(largest, folder_bytes(tmp_path / DATA_FOLDER / "appendonlydir"))
+    assert connection.info("persistence")["aof_rewrites"] > 0
+    assert largest < 2.5 * REWRITE_BYTES
+
+
+def test_a_small_result_takes_less_than_a_kibibyte(start):
+    _, _, connection = start()
+    connection.xadd("rq:results:job", {"type": 1, "return_value": "x" * 400, "execution_id": "e" * 34}, maxlen=10)
+    assert connection.memory_usage("rq:results:job", 0) < 1024
 
 
 def test_its_socket_is_cleaned_up_and_its_data_stays(start, tmp_path):

@@ -423,6 +423,51 @@ def test_pictures_of_a_worker_that_lost_its_lease_do_not_stay(connection, jobs, 
     assert not connection.exists(keys.pictures(first.job_id, first.execution_id))
 
 
+def canceled(connection) -> dict[bytes, float]:
+    """Members of RQ's registry of cancelled jobs, with the Unix second until which they stay."""
+    return dict(connection.zrange(f"rq:canceled:{A}", 0, -1, withscores=True))
+
+
+def recover_again(connection, leases) -> None:
+    connection.delete(keys.JANITOR)
+    leases.recover()
+
+
+def test_a_cancelled_job_leaves_rqs_registry_when_its_record_goes(connection, jobs, leases, enqueue):
+    kept, gone = enqueue(2)
+    for job_id in (kept, gone):
+        jobs.cancel(job_id)
+    leases.recover()
+    assert all(0 < until - time.time() <= 120 for until in canceled(connection).values())
+    assert set(canceled(connection)) == {kept.encode(), gone.encode()}
+    connection.zadd(f"rq:canceled:{A}", {kept: 1, gone: 1})
+    connection.delete(f"rq:job:{gone}")
+    recover_again(connection, leases)
+    assert set(canceled(connection)) == {kept.encode()}
+    assert abs(canceled(connection)[kept.encode()] - time.time() - connection.ttl(f"rq:job:{kept}")) <= 2
+
+
+def test_a_job_that_rqs_own_tools_have_cancelled_gets_the_lifetime_of_a_result(connection, jobs, leases, enqueue):
+    (job_id,) = enqueue(1)
+    Job.fetch(job_id, connection=connection, serializer=JSONSerializer).cancel()
+    assert connection.ttl(f"rq:job:{job_id}") == -1
+    for _ in range(2):
+        recover_again(connection, leases)
+        assert 0 < connection.ttl(f"rq:job:{job_id}") <= 120
+        assert set(canceled(connection)) == {job_id.encode()}
+    assert jobs.read(job_id).status == "cancelled"
+
+
+def test_what_is_no_cancelled_job_leaves_the_registry_and_is_let_alone(connection, jobs, leases, enqueue):
+    (waiting_job,) = enqueue(1)
+    connection.set("rq:job:text", "x")
+    connection.zadd(f"rq:canceled:{A}", {waiting_job: 1, "text": 1, "nothing": 1, b"\xff:": 1})
+    leases.recover()
+    assert canceled(connection) == {}
+    assert jobs.read(waiting_job).status == "queued"
+    assert connection.ttl(f"rq:job:{waiting_job}") == connection.ttl("rq:job:text") == -1
+
+
 # What others put there: their job alone is harmed by it
 
 

@@ -83,15 +83,16 @@ def test_jobs_of_a_killed_worker_run_elsewhere_with_the_same_results(
     start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     first = start_worker("first")
-    ids = [jobs.enqueue(request_of(3 * number, max_tokens=3000), **LIFETIMES) for number in range(6)]
+    ids = [jobs.enqueue(request_of(3 * number, max_tokens=1500), **LIFETIMES) for number in range(6)]
     while not connection.zcard(f"rq:wip:{request_of(0).target.queue_name}"):
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGKILL)
-    killed_at = time.monotonic()
+    killed_at = time.time()
     start_worker("second")
     for job_id in ids:
-        assert_right(wait_ended(job_id))
-    assert time.monotonic() - killed_at < 45  # lease 12 s, janitor 3 s, and the run itself
+        record = wait_ended(job_id, 120)
+        assert_right(record)
+        assert record.started_at - killed_at < 30, "run elsewhere"
 
 
 def test_a_worker_that_lost_its_lease_cannot_complete_the_job(jobs, request_of, connection):

@@ -12,11 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
-from contracts.requests import ImageRequest, TextRequest
+from contracts.requests import Request
 
 CALL_SECONDS = 0.02  # what a call may take on a CPU, as far as one step or one picture allows
-
-Request = TextRequest | ImageRequest
 
 
 class Score(NamedTuple):
@@ -28,7 +26,8 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Delta:
-    """What a call brought for one text or one order of pictures, all of whole tokens and whole pictures."""
+    """What a call brought for one text or one order of pictures, all of whole tokens and whole pictures; or what a
+    classifier says of one text, `choice` being its place in the request."""
 
     job_id: str
     choice: int = 0
@@ -37,6 +36,7 @@ class Delta:
     prompt_scores: list[Score] = field(default_factory=list)  # of the next tokens of the prompt, from its second on
     beam_score: float | None = None  # of a text found by beams, which comes whole: what they are ranked by
     pictures: list[bytes] = field(default_factory=list)  # pixels, uint8, height x width x channels
+    logits: list[float] = field(default_factory=list)  # fp32, by label
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Call:
     """One finished call: its events in order, and what it cost."""
 
     events: list[Event]
-    batch_size: int  # rows or pictures that were run together for requests
-    units: int  # tokens or pictures made
+    batch_size: int  # rows, pictures or texts that were run together for requests
+    units: int  # tokens or pictures made, texts classified
     seconds: float
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from contracts.errors import EngineFailed, InvalidRequest
-from contracts.requests import ImageRequest
+from contracts.requests import ImageRequest, Request
 from models.noise import latents
 from models.runtimes import ImageBackend
-from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Failed, Request
+from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Failed
 from workers.engines.memory import Allowance, out_of_memory
 
 MOST_REQUESTS = 64

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
-from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
+from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import StoreError, from_record
-from contracts.requests import ImageRequest, TextRequest
+from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest, TokenisedText
 from contracts.settings import DEFAULT_KV_BYTES
 from contracts.tokenizers import vocabulary_faults
+from models.bert import BertConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
-from models.probe import Probe, probe_images, probe_text
-from models.runtimes import TextBackend, onnx, pytorch
+from models.probe import Probe, probe_classify, probe_images, probe_text
+from models.runtimes.load import load_classifier, load_images, load_text
 from models.weights import read_config
-from workers.engines import Done, Engine, Event, Failed, Request
+from workers.engines import Done, Engine, Event, Failed
+from workers.engines.classify import ClassifyEngine
 from workers.engines.image import ImageEngine
 from workers.engines.text import TextEngine
 
@@ -40,22 +42,25 @@ class LoadedModel:
 
 def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> LoadedModel:
     """Load, probe, and warm up with the bundle's own example. Raises StoreError."""
-    variants = {known.name: known for known in bundle.manifest.variants}
-    if variant not in variants:
-        raise StoreError(f"{bundle.path} has no variant {variant!r}; it has {', '.join(variants)}")
+    chosen = bundle.variant(variant)
     if faults := _manifest_faults(bundle):
         raise StoreError(f"{bundle.path} cannot be run: " + "; ".join(faults))
     engine: Engine[Any]
     if bundle.manifest.task == "text":
-        text_backend = _load_text(bundle, variants[variant], device, kv_bytes)
+        text_backend = load_text(bundle, chosen, device, kv_bytes)
         context_tokens = bundle.manifest.limits.context_tokens
         probe = probe_text(text_backend, context_tokens)
         engine = TextEngine(
             text_backend, bundle.tokenizer().end_token, context_tokens, batch_invariant=probe.batch_invariant
         )
         threads = text_backend.threads
+    elif bundle.manifest.task == "classify":
+        classify_backend = load_classifier(bundle, chosen, device)
+        probe = probe_classify(classify_backend)
+        engine = ClassifyEngine(classify_backend)
+        threads = classify_backend.threads
     else:
-        image_backend = pytorch.load_images(bundle, device)
+        image_backend = load_images(bundle, chosen, device)
         probe = probe_images(image_backend)
         engine = ImageEngine(image_backend)
         threads = image_backend.threads
@@ -69,18 +74,15 @@ def _manifest_faults(bundle: Bundle) -> list[str]:
     if isinstance(config, DcganConfig):
         pixels = (config.size, config.size)
         return [] if limits.picture_pixels == pixels else [f"it draws {pixels}, not {limits.picture_pixels}"]
-    faults = vocabulary_faults(bundle.tokenizer(), config.vocabulary_size)
-    if isinstance(config, Gpt2Config) and not 0 < (limits.context_tokens or 0) <= config.context_tokens:
+    if isinstance(config, BertConfig):
+        faults = vocabulary_faults(bundle.encoder_tokenizer(), config.vocabulary_size)
+        if (names := len(bundle.labels().names)) != config.labels:
+            faults.append(f"it has {config.labels} labels, not {names}")
+    else:
+        faults = vocabulary_faults(bundle.tokenizer(), config.vocabulary_size)
+    if isinstance(config, Gpt2Config | BertConfig) and not 0 < (limits.context_tokens or 0) <= config.context_tokens:
         faults.append(f"its context has {config.context_tokens} tokens, not {limits.context_tokens}")
     return faults
-
-
-def _load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: int) -> TextBackend:
-    if variant.format == "pytorch":
-        return pytorch.load_text(bundle, device, kv_bytes)
-    if device.type != "cpu":
-        raise StoreError(f"{bundle.path}: variant {variant.name} runs on a CPU, not on {device}")
-    return onnx.load_text(bundle, variant, kv_bytes)
 
 
 def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int, probe: Probe) -> str:
@@ -98,6 +100,10 @@ def example_request(bundle: Bundle, variant: str = DEFAULT_VARIANT) -> Request:
     target = bundle.target(variant)
     if bundle.manifest.task == "image":
         return ImageRequest(target=target, seed=0, count=1)
+    if bundle.manifest.task == "classify":
+        tokenizer, context_tokens = bundle.encoder_tokenizer(), bundle.manifest.limits.context_tokens or 0
+        text = tokenizer.cut(tokenizer.encode(bundle.manifest.example.prompt or ""), context_tokens)
+        return ClassifyRequest(target=target, texts=(TokenisedText(tokens=tuple(text)),), threshold=0.0)
     tokens = bundle.tokenizer().encode(bundle.manifest.example.prompt or "")
     if not tokens:
         raise StoreError(f"{bundle.path}: the manifest's example has no prompt that the model can read")

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from contracts.errors import EngineFailed, InvalidRequest
-from contracts.requests import TextRequest
+from contracts.requests import Request, TextRequest
 from models.beams import continuations
 from models.runtimes import TextBackend, row_bucket
 from models.sampling import BatchSampling, draw, log_probabilities
-from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Evicted, Failed, Request, Score
+from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Evicted, Failed, Score
 from workers.engines.beams import BeamGroup
 from workers.engines.memory import Allowance, out_of_memory
 from workers.engines.rows import Row

@@ -1,0 +1,71 @@
+"""Labels of a classifier, and what its logits say of a text.
+
+By "sigmoid" any number of labels apply to a text, each with a probability of its own; by "softmax" exactly one does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MAX_LABELS = 4096
+MAX_LABEL_CHARACTERS = 200
+
+Activation = Literal["sigmoid", "softmax"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Labels(BaseModel):
+    """Names in the order of the model's outputs, and the probability from which on a label applies by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    names: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARACTERS)], ...],
+        Field(min_length=1, max_length=MAX_LABELS),
+    ]
+    activation: Activation
+    threshold: Share
+
+    @field_validator("names")
+    @classmethod
+    def _tell_labels_apart(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            raise ValueError(f"{twice!r} stands twice among the labels")
+        if strange := [name for name in names if not name.isprintable()]:
+            raise ValueError(f"{strange[0]!r} cannot be printed")
+        return names
+
+    def probabilities(self, logits: Sequence[float]) -> list[float]:
+        """One per label. In fp64 and one by one, so that they depend on the logits alone. Raises ValueError for
+        logits that are no numbers."""
+        if not all(map(math.isfinite, logits)):
+            raise ValueError("the logits are not finite")
+        if self.activation == "sigmoid":
+            return [_sigmoid(logit) for logit in logits]
+        largest = max(logits)
+        weights = [math.exp(logit - largest) for logit in logits]
+        total = math.fsum(weights)
+        return [weight / total for weight in weights]
+
+    def applying(self, probabilities: Sequence[float], threshold: float) -> list[str]:
+        """Labels that reach the threshold, likeliest first; by softmax only the likeliest can."""
+        order = likeliest_first(probabilities)
+        if self.activation == "softmax":
+            order = order[:1]
+        return [self.names[label] for label in order if probabilities[label] >= threshold]
+
+
+def likeliest_first(probabilities: Sequence[float]) -> list[int]:
+    """Places of the labels; of equals the first comes first."""
+    return sorted(range(len(probabilities)), key=lambda label: -probabilities[label])
+
+
+def _sigmoid(x: float) -> float:
+    """Without an overflow for either sign."""
+    small = math.exp(-abs(x))
+    return 1 / (1 + small) if x >= 0 else small / (1 + small)

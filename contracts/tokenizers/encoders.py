@@ -1,0 +1,85 @@
+"""Tokenizers of encoders (BERT, RoBERTa), through the `tokenizers` library: text in, framed tokens out, never back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import tokenizers
+
+from contracts.errors import InvalidRequest, StoreError
+from contracts.tokenizers.bpe import MAX_TOKENS
+from contracts.tokenizers.tokenizer import EncoderKind
+
+FRAME = 2  # special tokens around every text
+
+
+class EncoderTokenizer:
+    """Reads a text between the two special tokens that its model was trained with, as [CLS] and [SEP]."""
+
+    kind: ClassVar[EncoderKind]
+    _model: ClassVar[type[tokenizers.models.Model]]
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        """Raises StoreError for a tokenizer of another kind, and for one that would not read every text."""
+        # Settings of somebody's training, which would cut and fill texts.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if not isinstance(tokenizer.model, self._model):
+            name = self._model.__name__
+            raise StoreError(f"its model is {type(tokenizer.model).__name__}; one of kind {self.kind!r} has {name}")
+        vocabulary = tokenizer.get_vocab()
+        largest = max(vocabulary.values(), default=-1)
+        if not 0 <= largest < MAX_TOKENS:
+            raise StoreError(f"its largest token id is {largest}; ids from 0 to {MAX_TOKENS - 1} can be used")
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        if unknown is not None and tokenizer.model.token_to_id(unknown) is None:
+            raise StoreError(f"its unknown token {unknown!r} is not among its tokens")
+        self.vocabulary_size: int = largest + 1
+        self._tokenizer = tokenizer
+        self._check_frame()
+
+    @classmethod
+    def parse(cls, content: bytes) -> EncoderTokenizer:
+        """From a `tokenizer.json` of the library. Raises StoreError."""
+        try:
+            return cls(tokenizers.Tokenizer.from_buffer(content))
+        except Exception as error:  # the library raises nothing more special
+            raise StoreError(str(error)) from None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, special ones around them. Raises InvalidRequest for text that has no UTF-8."""
+        try:
+            ids: list[int] = self._tokenizer.encode(text).ids
+        except TypeError:  # the library's word for half a surrogate pair
+            raise InvalidRequest("The text holds bytes that are not UTF-8; leave them out.") from None
+        return ids
+
+    def cut(self, tokens: list[int], most: int) -> list[int]:
+        """The beginning of an encoded text, `most` tokens of it with the special ones."""
+        return tokens if len(tokens) <= most else tokens[: most - 1] + tokens[-1:]
+
+    def write(self, path: Path) -> None:
+        self._tokenizer.save(str(path))
+
+    def _check_frame(self) -> None:
+        framed = self._tokenizer.encode("a")
+        specials = framed.special_tokens_mask
+        if len(specials) < FRAME or specials != [1, *[0] * (len(specials) - FRAME), 1]:
+            raise StoreError("it does not put one special token before and one behind a text, as [CLS] and [SEP]")
+        if strange := [token for token in (framed.ids[0], framed.ids[-1]) if token >= self.vocabulary_size]:
+            raise StoreError(f"the token {strange[0]}, which it puts around texts, is not among its tokens")
+
+
+class WordPieceTokenizer(EncoderTokenizer):
+    """BERT's: words cut into the longest known pieces."""
+
+    kind = "wordpiece"
+    _model = tokenizers.models.WordPiece
+
+
+class RobertaTokenizer(EncoderTokenizer):
+    """RoBERTa's: GPT-2's byte-level BPE between <s> and </s>."""
+
+    kind = "roberta"
+    _model = tokenizers.models.BPE
