@@ -47,7 +47,7 @@ _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
     "in": "header",
     "description": "The id of the last event that you have seen: go on behind it.",
-    "schema": {"type": "string", "pattern": f"^{EVENT_ID.pattern}$"},
+    "schema": {"type": "string", "pattern": f"^({EVENT_ID.pattern})?$"},
 }
 
 
@@ -205,6 +205,7 @@ def _responses(endpoint: str, operation: Operation, schemas: dict[Any, Json]) ->
         if failure.code not in codes:
             codes.append(failure.code)
     responses = {str(status): _failure(status, codes, schemas) for status, codes in by_status.items()}
+    responses |= {str(status): _too_long(status) for status in (414, 431)}
     if operation.answer or operation.content:
         responses[str(operation.status)] = _success(endpoint, operation, schemas)
     return dict(sorted(responses.items()))
@@ -229,6 +230,14 @@ def _success(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> J
             for name in ("read_job", "stream_job", "delete_job")
         }
     return response
+
+
+def _too_long(status: int) -> Json:
+    """What gunicorn answers before it has read which route is asked."""
+    return {
+        "description": f"{HTTPStatus(status).phrase}: the request's first line or a header is too long.",
+        "content": {"text/html": {"schema": {"type": "string"}}},
+    }
 
 
 def _failure(status: int, codes: list[str], schemas: dict[Any, Json]) -> Json:

@@ -82,7 +82,7 @@ def _visible(job_id: str) -> JobRecord:
 
 
 def _wait_seconds(most: float) -> float:
-    given = request.args.get("wait", "0")
+    given = ", ".join(request.args.getlist("wait") or ["0"])
     try:
         seconds = float(given)
     except ValueError:

@@ -146,6 +146,12 @@ def test_what_is_no_id_of_an_event_is_refused_for_pictures_too(client, given):
     assert response.status_code == 400
 
 
+@pytest.mark.parametrize("query", ["wait=0&wait=0", "wait=0&wait=x", "wait=&wait=1"])
+def test_a_wait_is_given_once(client, query):
+    created = client.post("/v1/jobs", json={"model": "tiny-picture", "input": {}}).get_json()
+    assert client.get(f"/v1/jobs/{created['id']}?{query}").status_code == 400
+
+
 def test_an_unforeseen_invalid_value_does_not_show_what_was_sent():
     with pytest.raises(ValidationError) as caught:
         CompletionBody.model_validate({"prompt": ["a secret"]})
