@@ -147,9 +147,9 @@ class Store:
     def _publish(self, folder: Path, name: str, fields: dict[str, Any], files: dict[str, FileEntry]) -> Bundle:
         folder.chmod(0o755)
         while True:
-            (self.root / name).mkdir(exist_ok=True)
             version = self._next_version(name)
             manifest = Manifest(name=name, version=version, files=files, **fields)
+            (self.root / name).mkdir(exist_ok=True)
             (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             _sync(folder / MANIFEST)
             _sync(folder)

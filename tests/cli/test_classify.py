@@ -49,7 +49,7 @@ def test_one_label_applies_where_the_model_says_so(classify):
         (["nope", "a"], "has no model nope"),
         (["genres", "a\udcff"], "not UTF-8"),
         (["genres", *["a"] * 65], "at most 64 items"),
-        (["genres", "a", "--variant", "onnx:int8"], "has no variant"),
+        (["genres", "a", "--variant", "onnx:int4"], "has no variant"),
     ],
 )
 def test_what_cannot_be_classified_is_one_line(classify, words, said):

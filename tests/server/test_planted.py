@@ -16,7 +16,11 @@ def test_an_announced_model_cannot_lead_out_of_the_store(client, worker, store, 
     worker.announce(served=[*worker.served, served])
     response = client.post("/v1/completions", json={"model": name, "prompt": "a"})
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
-    assert [model["id"] for model in client.get("/v1/models").get_json()["data"]] == ["tiny-picture", "tiny-text"]
+    assert [model["id"] for model in client.get("/v1/models").get_json()["data"]] == [
+        "tiny-labels",
+        "tiny-picture",
+        "tiny-text",
+    ]
     assert client.get("/metrics").status_code == 200
     assert "set-cookie" not in response.headers
 
@@ -34,5 +38,9 @@ def test_a_url_cannot_lead_anywhere(client, route, path):
 def test_an_announcement_that_is_none_is_skipped(client, redis, planted):
     redis.set("kamishibai:worker:hostile", planted)
     redis.sadd("kamishibai:workers", "hostile")
-    assert [model["id"] for model in client.get("/v1/models").get_json()["data"]] == ["tiny-picture", "tiny-text"]
+    assert [model["id"] for model in client.get("/v1/models").get_json()["data"]] == [
+        "tiny-labels",
+        "tiny-picture",
+        "tiny-text",
+    ]
     assert client.get("/readyz").get_json()["workers"] == ["worker-1"]

@@ -25,7 +25,7 @@ def read_until(connection, expected):
 def test_openais_client_works_as_it_is(start, worker):
     server = start()
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as openai, worker.working():
-        assert [model.id for model in openai.models.list()] == ["tiny-picture", "tiny-text"]
+        assert [model.id for model in openai.models.list()] == ["tiny-labels", "tiny-picture", "tiny-text"]
         completion = openai.completions.create(model="tiny-text", prompt="ab", seed=7)
         assert completion.choices[0].text == "hello"
         assert completion.usage is not None

@@ -191,13 +191,13 @@ def test_max_tokens_and_the_end_token_end_a_text(bundles):
 
 
 def test_a_call_is_bounded_and_several_steps_share_one(bundles):
-    engine = engine_of(bundles["lstm"], call_seconds=0.02)
+    engine = engine_of(bundles["lstm"], call_seconds=0.3)
     target = bundles["lstm"].target()
-    engine.add("x", TextRequest(target=target, seed=1, max_tokens=4000, prompt_tokens=(5,)))
+    engine.add("x", TextRequest(target=target, seed=1, max_tokens=100_000, prompt_tokens=(5,)))
     call = engine.collect(engine.launch())
     assert call.units > 1
     assert call.batch_size == 1
-    assert call.seconds < 1
+    assert call.seconds < 10
 
 
 def test_requests_wait_for_a_slot_instead_of_failing(bundles):
