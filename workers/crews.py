@@ -34,6 +34,7 @@ class Crews:
         self._make_crew = make_crew
         self._refuse = refuse
         self.serving = make_crew(wanted)
+        self._refused: frozenset[Target] = frozenset()  # by the serving crew, as was told
         self._coming: Crew | None = None
         self._leaving: dict[Crew, float] = {}  # with the monotonic time at which it last had work
         self._next_start = 0.0
@@ -72,7 +73,7 @@ class Crews:
 
     def change(self) -> bool:
         """A step towards what is wanted. Returns whether another crew serves now."""
-        self._refuse(self.serving.served.refused)
+        self._tell_refusals()
         self._let_go()
         coming = self._coming
         if coming is None:
@@ -92,6 +93,12 @@ class Crews:
         """End all children now."""
         for crew in self.with_children:
             crew.stop()
+
+    def _tell_refusals(self) -> None:
+        refused = self.serving.served.refused
+        if refused != self._refused:
+            self._refused = refused
+            self._refuse(refused)
 
     def _call_for_another(self) -> None:
         if self.serving.targets != self._wanted.keys() and time.monotonic() >= self._next_start:

@@ -18,6 +18,7 @@ from contracts.tuning import read_choice
 
 log = logging.getLogger("kamishibai.worker")
 
+REFUSED_SECONDS = 600.0  # what could not be loaded is tried again after this time: it may have been mended
 ORPHAN_SECONDS = 60.0  # a version that was loaded for jobs of the past stays so long after the last of them
 _QUEUE = re.compile(r"rq:queue:([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/[a-z]+")
 
@@ -37,14 +38,14 @@ class WantedModels:
         self._device_class = device_class
         self._redis = connection
         self._worker = worker
-        self._refused: set[Target] = set()
+        self._refused: dict[Target, float] = {}  # with the monotonic time at which that is over
         self._orphans: dict[Target, float] = {}  # with the monotonic time at which they last had jobs
         self._bundles: dict[tuple[str, int], Bundle] = {}  # a version never changes
         self._told: dict[tuple[str, int], str] = {}  # faults and reasons
 
     def refuse(self, targets: frozenset[Target]) -> None:
-        """These could not be loaded. Versions before them are wanted instead."""
-        self._refused |= targets
+        """These could not be loaded. Versions before them are wanted instead, for a while."""
+        self._refused |= dict.fromkeys(targets, time.monotonic() + REFUSED_SECONDS)
 
     def first(self) -> dict[Target, Bundle]:
         """What to begin with, of the store alone. Raises StoreError if that is nothing, or a variant that no model
@@ -71,7 +72,7 @@ class WantedModels:
         """None if it was refused."""
         for variant, reason in self._choices(bundle):
             target = bundle.target(variant)
-            if target not in self._refused:
+            if not self._is_refused(target):
                 self._tell((target.model, target.version), f"runs as {variant}: {reason}")
                 return target
         return None
@@ -90,6 +91,9 @@ class WantedModels:
         gain = f", {choice.gain:.1f} times as fast as {DEFAULT_VARIANT}" if choice.gain else ""
         measured = f"the fastest that was measured on {self._device_class}{gain}"
         return [(choice.variant, measured), (DEFAULT_VARIANT, f"{choice.variant} cannot be loaded")]
+
+    def _is_refused(self, target: Target) -> bool:
+        return self._refused.get(target, 0.0) > time.monotonic()
 
     def _tell(self, place: tuple[str, int], what: str) -> None:
         """Once."""
@@ -128,7 +132,8 @@ class WantedModels:
             if target not in elsewhere:
                 self._orphans[target] = now
         self._orphans = {target: at for target, at in self._orphans.items() if now - at < ORPHAN_SECONDS}
-        found = ((target, self._open(target.model, target.version)) for target in self._orphans.keys() - self._refused)
+        orphans = [target for target in self._orphans if not self._is_refused(target)]
+        found = ((target, self._open(target.model, target.version)) for target in orphans)
         return {target: bundle for target, bundle in found if bundle and target.variant in bundle.variants()}
 
     def _queued_targets(self) -> list[Target]:

@@ -158,6 +158,9 @@ def test_what_the_first_crew_cannot_load_is_refused_too(crews, made, refused):
     made[0].becomes_ready(A1)
     crews.change()
     assert refused == {A1}
+    refused.clear()
+    crews.change()
+    assert not refused, "once: it may be tried again later"
 
 
 def test_a_change_of_mind_dismisses_the_crew_that_is_coming(crews, made):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from functools import partial
 
 import pytest
@@ -74,6 +75,15 @@ def test_the_version_before_one_that_could_not_be_loaded_is_wanted(models):
     assert set(found.now()) == {FACES, lstm(2)}
     found.refuse(frozenset({lstm(2), lstm(1)}))
     assert set(found.now()) == {FACES}
+
+
+def test_what_could_not_be_loaded_is_tried_again_later(models, monkeypatch):
+    found = models()
+    monkeypatch.setattr(wanted, "REFUSED_SECONDS", 0.05)
+    found.refuse(frozenset({lstm(3)}))
+    assert set(found.now()) == {FACES, lstm(2)}
+    time.sleep(0.06)
+    assert set(found.now()) == {FACES, lstm(3)}
 
 
 def test_the_version_before_a_damaged_one_is_wanted_and_its_fault_told_once(models, versions, caplog):
