@@ -42,6 +42,14 @@ torch.set_num_threads(1)  # tiny models: threads cost more than they bring
 VARIANTS = [{"format": "pytorch", "precision": "fp32", "files": [WEIGHTS]}]
 
 
+WAITING = frozenset({"chaos", "e2e", "soak", "workers"})  # folders of tests that start processes and wait for them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: several processes share the files out in this order, and the last should be short."""
+    items.sort(key=lambda item: item.path.parent.name not in WAITING)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def small_samples() -> Iterator[None]:
     """Exports measure their variants on few and short texts; the tests of that measure more."""
