@@ -133,14 +133,20 @@ class Waiting:
         self._wake_all()
 
     def _subscribe(self) -> None:
+        broken = False
         while True:
             try:
                 with self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.subscribe(keys.ENDED_CHANNEL, keys.DELTA_CHANNEL)
+                    if broken:
+                        log.warning("the subscription to Redis is back")
+                    broken = False
                     while True:
                         self._dispatch(subscription.get_message(timeout=RECHECK_SECONDS))
             except RedisError as error:
-                log.warning("the subscription to Redis broke, trying again: %s", error)
+                if not broken:  # said once, however long Redis is away
+                    log.warning("the subscription to Redis broke, trying again: %s", error)
+                broken = True
             time.sleep(RECONNECT_SECONDS)
 
     def _dispatch(self, message: dict[str, Any] | None) -> None:

@@ -26,7 +26,7 @@ def test_the_benchmark_of_bundles_prints_its_table_and_json():
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
-    assert {row[0] for row in rows} == {"lstm", "gpt2", "dcgan"}
+    assert {row[0] for row in rows} == {"bert", "lstm", "gpt2", "dcgan"}
     assert f"| {rows[1][0]} | {rows[1][1]} |" in done.stdout
     assert "| cannot be | because |" in done.stdout
 

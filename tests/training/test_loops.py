@@ -93,7 +93,7 @@ def test_progress_shows_speed_and_loss(tmp_path, capsys):
 
 
 def test_a_failed_run_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.run_folder.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("training.run_folder.write_safetensors", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         _train_lstm(tmp_path / "run", show_progress=False)
     assert list(tmp_path.iterdir()) == []

@@ -161,7 +161,7 @@ def test_sigterm_drains_what_runs_and_leaves_the_rest(
     start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     worker = start_worker()
-    ids = [jobs.enqueue(request_of(3 * n, max_tokens=800), **LIFETIMES) for n in range(80)]
+    ids = [jobs.enqueue(request_of(3 * n, max_tokens=300), **LIFETIMES) for n in range(80)]
     while jobs.read(ids[0]).status == "queued":
         time.sleep(0.01)
     worker.send_signal(signal.SIGTERM)
