@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ REWRITE_BYTES = 64 << 20  # of the append-only file, and twice what the last rew
 STREAM_NODE_BYTES = 256  # which a stream takes from its first entry on; a result is a stream of one. Redis takes 4,096
 _LOCK = ".lock"
 _URL = "url"  # where the server of a running `up` listens
+_SOCKET = "redis.sock"
 
 
 class EmbeddedRedis:
@@ -42,18 +43,19 @@ class EmbeddedRedis:
         self._binary = find_server()
         self._data = (store / DATA_FOLDER).resolve()
         self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _remove_socket(running_url(store))
         # Mode 700, and short: a socket's path has room for 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="kamishibai-"))
         (self._data / _URL).write_text(self.url, encoding="utf-8")
 
     @property
     def url(self) -> str:
-        return f"unix://{self._folder / 'redis.sock'}"
+        return f"unix://{self._folder / _SOCKET}"
 
     def command(self) -> list[str]:
         options = {
             "port": "0",
-            "unixsocket": str(self._folder / "redis.sock"),
+            "unixsocket": str(self._folder / _SOCKET),
             "unixsocketperm": "700",
             "dir": str(self._data),
             "appendonly": "yes",
@@ -99,6 +101,15 @@ def running_url(store: Path) -> str | None:
         return (store / DATA_FOLDER / _URL).read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+def _remove_socket(url: str | None) -> None:
+    """That of an `up` on this store that was killed, and its folder; each would leave one otherwise."""
+    path = Path((url or "").removeprefix("unix://"))
+    if path.name == _SOCKET:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
 
 
 def find_server() -> str:

@@ -42,5 +42,5 @@ LIMITS: dict[str, Limit] = {
     "append-only file": Limit(80 * MIB),
 }
 KEYS_OF_JOB = 4 + MAX_CHOICES
-BYTES_OF_JOB = 4096
+BYTES_OF_JOB = 5120
 LOG_BYTES_PER_THOUSAND_REQUESTS = 4096

@@ -131,6 +131,26 @@ def test_its_socket_is_cleaned_up_and_its_data_stays(start, tmp_path):
     assert list((tmp_path / DATA_FOLDER).glob("appendonlydir/*.aof"))
 
 
+def test_what_a_killed_one_left_beside_its_data_is_removed_by_the_next_on_the_store(start, tmp_path):
+    killed, process, _ = start()
+    process.kill()
+    process.wait()
+    folder = Path(killed.url.removeprefix("unix://")).parent
+    assert folder.exists()
+    start()
+    assert not folder.exists()
+
+
+def test_nothing_but_a_socket_is_removed(start, tmp_path):
+    (tmp_path / DATA_FOLDER).mkdir()
+    kept = tmp_path / "folder" / "file"
+    kept.parent.mkdir()
+    kept.touch()
+    (tmp_path / DATA_FOLDER / "url").write_text(f"unix://{kept}")
+    start()
+    assert kept.exists()
+
+
 def test_without_a_server_the_error_names_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded_redis, "find_spec", lambda _: None)
     monkeypatch.setattr(shutil, "which", lambda _: None)
