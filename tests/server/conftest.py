@@ -179,10 +179,16 @@ class Server:
 
 
 def _read_all(connection):
+    """What comes until the end. A server that closes over bytes still on their way resets the connection, after its
+    answer."""
     received = b""
     with connection:
-        while piece := connection.recv(65536):
-            received += piece
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except ConnectionResetError:
+            if not received:
+                raise
     return received
 
 
