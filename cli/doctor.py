@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ import click
 from redis.exceptions import RedisError
 
 from cli.devices import device_class, devices
+from cli.up import address_fault
 from contracts.connection import connect
 from contracts.errors import StoreError
 from contracts.settings import Settings, from_environment
@@ -121,16 +121,11 @@ def _redis(settings: Settings) -> Findings:
 
 def _address(settings: Settings) -> Findings:
     """Address"""
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((settings.host, settings.port))
-            yield Finding("ok", f"{settings.host}:{settings.port} is free")
-        except OSError as error:
-            place = f"{settings.host}:{settings.port}"
-            yield Finding(
-                "note", f"{place} cannot be taken ({error.strerror}); a server runs there, or choose a --port"
-            )
+    place = f"{settings.host}:{settings.port}"
+    if (fault := address_fault(settings)) is None:
+        yield Finding("ok", f"{place} is free")
+    else:
+        yield Finding("note", f"{place} cannot be taken ({fault}); a server runs there, or choose a --port")
 
 
 def _store(settings: Settings) -> Findings:

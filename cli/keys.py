@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from redis.exceptions import RedisError
 
+from cli.tables import print_table
 from contracts.api_keys import ApiKeys, Scope
 from contracts.connection import connect
 from contracts.errors import StoreError
@@ -38,9 +39,7 @@ def list_keys(store: Path, redis_url: str | None) -> None:
     rows = [("ID", "NAME", "SCOPE", "CREATED", "REVOKED")]
     for key in sorted(found.values(), key=lambda key: key.created_at):
         rows.append((key.id, key.name, key.scope, _day(key.created_at), _day(key.revoked_at)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
 
 
 def revoke_key(name_or_id: str, store: Path, redis_url: str | None) -> None:

@@ -41,6 +41,7 @@ VARIANT = click.option("--variant", help="As in onnx:fp32.  [default: pytorch:fp
 SERVED_VARIANT = click.option(
     "--variant", help="As in onnx:fp32, for models that have it.  [default: what `tune` found, else pytorch:fp32]"
 )
+NAME = click.option("--name", required=True, help="Name of the model in the store.")
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
 
 
@@ -196,7 +197,7 @@ def import_() -> None:
     required=True,
     help="The text it was trained on; its characters, in order of first appearance, are the vocabulary.",
 )
-@click.option("--name", required=True, help="Name of the model in the store.")
+@NAME
 @VARIANTS
 @STORE
 def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) -> None:
@@ -209,7 +210,7 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) ->
 
 @import_.command()
 @click.argument("place", metavar="FOLDER|NAME")
-@click.option("--name", required=True, help="Name of the model in the store.")
+@NAME
 @click.option("--fields", help="Format of GPT-2's texts, if it has one, like 'genre<|endofgenre|>plot<|endoftext|>'.")
 @click.option(
     "--activation",
@@ -234,7 +235,6 @@ def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, 
 
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-NAME = click.option("--name", required=True, help="Name of the model in the store.")
 
 
 @import_.command()
@@ -284,7 +284,7 @@ def word_lstm(
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--name", required=True, help="Name of the model in the store.")
+@NAME
 @VARIANTS
 @STORE
 def export(run: Path, name: str, store: Path, **variants: Any) -> None:

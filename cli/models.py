@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from cli.devices import devices
+from cli.tables import print_table
 from contracts.bundle import DEFAULT_VARIANT, Parity, Variant
 from contracts.errors import StoreError
 from contracts.store import Store, split_name
@@ -47,7 +47,7 @@ def list_models(root: Path) -> None:
     if len(rows) == 1:
         click.echo(f"{root} holds no model. `kamishibai demo` makes three small ones.")
         return
-    _table(rows)
+    print_table(rows)
 
 
 def show_model(root: Path, name: str) -> None:
@@ -58,7 +58,7 @@ def show_model(root: Path, name: str) -> None:
     for variant in manifest.variants:
         size = f"{sum(manifest.files[file].bytes for file in variant.files) / 1e6:.1f} MB"
         rows.append((variant.name, size, *parity_cells(variant.parity), *_verdict(variant)))
-    _table(rows)
+    print_table(rows)
     for variant in manifest.variants:
         for fault in variant.parity.faults if variant.parity else ():
             click.echo(f"{variant.name} is here by force: {fault}")
@@ -94,9 +94,3 @@ def _verdict(variant: Variant) -> tuple[str, str]:
         return "-", "reference" if variant.name == DEFAULT_VARIANT else "not measured"
     kept = "missed" if parity.faults else "kept" if parity.trained else "kept (untrained weights)"
     return "yes" if parity.batch_invariant else "NO", kept
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from cli.devices import device_class, devices
+from cli.tables import print_table
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import StoreError, from_record
 from contracts.requests import ImageRequest, Request, TextRequest
@@ -121,7 +122,4 @@ def _show(rates: dict[str, Rates], left_out: dict[str, str]) -> None:
         ]
         rows.append((variant, *cells, ""))
     rows += [(variant, *("-" for _ in BATCH_SIZES), reason) for variant, reason in left_out.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(BATCH_SIZES) + 1)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
-        click.echo("  ".join(cells).rstrip())
+    print_table(rows)

@@ -56,15 +56,22 @@ def run_everything(
 
 def check_address(settings: Settings) -> None:
     """Raises ValueError that names the remedy where the server could not listen: now, not after a restart loop."""
+    if (fault := address_fault(settings)) is not None:
+        raise ValueError(
+            f"cannot listen on {settings.host}:{settings.port} ({fault}); choose others with --host and --port"
+        )
+
+
+def address_fault(settings: Settings) -> str | None:
+    """Why a server could not listen; None if it could."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        raise ValueError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose others with --host and --port"
-        ) from None
+        return str(error.strerror)
+    return None
 
 
 def make_demo_models_if_empty(store: Path) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from contracts.errors import StoreError
 
 MOST_BYTES = 64 << 20  # of a manifest, a config or a tokenizer; GPT-2's tokenizer has 2 MB
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file, whole or not at all: readers see what was there or all of this. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    Path(temporary).replace(path)
 
 
 def read_small(path: Path, most: int = MOST_BYTES) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 from contracts.bundle import MANIFEST, Bundle, FileEntry, Manifest, sha256_of
 from contracts.errors import StoreError
+from contracts.files import replace_file
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -130,13 +131,8 @@ class Store:
                 continue  # its maker is at work, or has just finished
 
     def _point(self, name: str, version: int, before: int | None) -> None:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{_LATEST}-", dir=self.root / name)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{version}\n" + (f"{before}\n" if before else ""))
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(temporary).replace(self.root / name / _LATEST)
+        pointed = f"{version}\n" + (f"{before}\n" if before else "")
+        replace_file(self.root / name / _LATEST, pointed.encode())
         _sync(self.root / name)
 
     def _next_version(self, name: str) -> int:

@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from contracts.bundle import DEFAULT_VARIANT
 from contracts.errors import StoreError
-from contracts.files import read_small
+from contracts.files import read_small, replace_file
 from contracts.requests import describe
 from contracts.store import Store, check_name
 
@@ -53,12 +50,7 @@ def write_choice(store: Store, name: str, version: int, device_class: str, choic
     known = set(map(str, store.versions(name)))
     choices = {each: by_device for each, by_device in _read(store, name).root.items() if each in known}
     choices.setdefault(str(version), {})[device_class] = choice
-    folder = store.root / check_name(name)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{TUNED}-", dir=folder)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(_Choices(choices).model_dump_json(indent=2) + "\n")
-        os.fchmod(file.fileno(), 0o644)
-    Path(temporary).replace(folder / TUNED)
+    replace_file(store.root / check_name(name) / TUNED, (_Choices(choices).model_dump_json(indent=2) + "\n").encode())
 
 
 def _read(store: Store, name: str) -> _Choices:

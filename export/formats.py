@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, get_args
 
 from contracts.bundle import WEIGHTS, Family, Format, Precision, variant_name
 from contracts.errors import StoreError
-from models.bert import BertConfig, RobertaConfig
+from models.bert import BertConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.lstm import LstmConfig
 from models.runtimes.onnx import multiplies_int8_exactly
-from models.weights import Config, Weights
+from models.weights import Config, Weights, family_of
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -116,10 +116,6 @@ def write(folder: Path, config: Config, weights: Weights, kind: Kind) -> tuple[s
     return writer(folder, config, weights, kind.precision)
 
 
-def family_of(config: Config) -> Family:
-    return next(family for family, kind in _CONFIGS.items() if isinstance(config, kind))
-
-
 def _as_they_are(folder: Path, config: Config, weights: Weights, precision: Precision) -> tuple[str, ...]:
     """PyTorch casts the fp32 weights when it loads them."""
     return (WEIGHTS,)
@@ -192,13 +188,6 @@ _TORCH_INT8 = (
 _TORCH_AO = "torch.ao.quantization, which has an int8 ConvTranspose, is deprecated upstream; onnx:int8 has fixed scales"
 _ONNX_BF16 = "ONNX Runtime has no bf16 MatMul, Gemm or ConvTranspose on a CPU; pytorch:bf16 has them"
 
-_CONFIGS: dict[Family, type[Any]] = {
-    "lstm": LstmConfig,
-    "gpt2": Gpt2Config,
-    "dcgan": DcganConfig,
-    "roberta": RobertaConfig,  # before the family whose config it extends
-    "bert": BertConfig,
-}
 _CLASSIFIERS = FamilyFormats(
     _kinds(
         _pt2,

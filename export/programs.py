@@ -18,9 +18,8 @@ from models.dcgan import generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel, input_weights, recurrent_weights
 from models.runtimes import LENGTH_STEP
+from models.runtimes.load import DTYPES
 from models.weights import Config, Weights
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Module = TypeVar("Module", bound=nn.Module)
 

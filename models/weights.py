@@ -36,6 +36,11 @@ def read_config(family: Family, values: dict[str, Any]) -> Config:
         raise StoreError(f"the config {values} does not fit the family {family!r}: {error}") from None
 
 
+def family_of(config: Config) -> Family:
+    """The family that a config is of."""
+    return next(family for family, kind in _CONFIGS.items() if kind is type(config))
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Raises StoreError for a file that is not safetensors."""
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from contracts.bundle import Bundle, Variant
+from contracts.bundle import Bundle, Precision, Variant
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
 from models.runtimes import ClassifyBackend, ImageBackend, TextBackend, onnx, programs, pytorch
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> TextBackend:

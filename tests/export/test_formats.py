@@ -10,13 +10,14 @@ from contracts.run import HELD_OUT
 from contracts.tokenizers import CharacterTokenizer
 from export import parity
 from export.draft import Draft
-from export.formats import FAMILIES, FORMATS, KINDS, LARGE, PRECISIONS, Kind, Wishes, choose, family_of, why_not
+from export.formats import FAMILIES, FORMATS, KINDS, LARGE, PRECISIONS, Kind, Wishes, choose, why_not
 from models.dcgan import DcganConfig, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 from models.runtimes.load import load_images, load_text
 from models.runtimes.onnx import multiplies_int8_exactly
 from models.runtimes.programs import read_torchscript
+from models.weights import family_of
 from workers.engines.loading import load_model
 
 pytest.importorskip("onnxruntime")
