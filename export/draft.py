@@ -17,7 +17,7 @@ from export.parity import Judge
 from models.bert import BertConfig, RobertaConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
-from models.weights import Config, Weights, weight_faults, write_safetensors
+from models.weights import Config, Weights, family_of, weight_faults, write_safetensors
 
 LSTM_MAX_TOKENS = 4096  # an LSTM has no limit of its own, but a request must have one
 
@@ -111,11 +111,8 @@ class Draft:
 
 
 def _identity(config: Config) -> dict[str, str]:
-    if isinstance(config, BertConfig):
-        return {"family": "roberta" if isinstance(config, RobertaConfig) else "bert", "task": "classify"}
-    if isinstance(config, DcganConfig):
-        return {"family": "dcgan", "task": "image"}
-    return {"family": "gpt2" if isinstance(config, Gpt2Config) else "lstm", "task": "text"}
+    task = {BertConfig: "classify", RobertaConfig: "classify", DcganConfig: "image"}.get(type(config), "text")
+    return {"family": family_of(config), "task": task}
 
 
 def _remove_unused(folder: Path, variants: list[Variant]) -> None:

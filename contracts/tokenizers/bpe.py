@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import tokenizers
 
-from contracts.errors import InvalidRequest, StoreError
+from contracts.errors import StoreError
+from contracts.tokenizers.library import LibraryTokenizer
 from contracts.tokenizers.tokenizer import WriterKind
 
-MAX_TOKENS = 1 << 20  # the largest vocabularies have a quarter of that
 
-
-class BpeTokenizer:
+class BpeTokenizer(LibraryTokenizer):
     """GPT-2's kind: byte-level BPE. `end_token` ends a text and stands for no characters of it."""
 
     kind: ClassVar[WriterKind] = "bpe"
@@ -24,13 +22,8 @@ class BpeTokenizer:
             and isinstance(tokenizer.model, tokenizers.models.BPE)
         ):
             raise StoreError("only byte-level BPE tokenizers (GPT-2's kind) can be used")
-        largest = max(tokenizer.get_vocab().values(), default=-1)
-        if not 0 <= largest < MAX_TOKENS:
-            raise StoreError(f"its largest token id is {largest}; ids from 0 to {MAX_TOKENS - 1} can be used")
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer)
         self.end_token: int | None = tokenizer.token_to_id(end_token)
-        # Ids may have gaps; what counts is the largest.
-        self.vocabulary_size: int = largest + 1
         added = tokenizer.get_added_tokens_decoder()
         self._bytes = [b""] * self.vocabulary_size
         byte_of = _byte_of_character()
@@ -40,20 +33,8 @@ class BpeTokenizer:
             else:
                 self._bytes[token] = bytes(byte_of[character] for character in piece)
 
-    @classmethod
-    def parse(cls, content: bytes) -> BpeTokenizer:
-        """From a `tokenizer.json` of the library. Raises StoreError."""
-        try:
-            return cls(tokenizers.Tokenizer.from_buffer(content))
-        except Exception as error:  # the library raises nothing more special
-            raise StoreError(str(error)) from None
-
     def encode(self, text: str) -> list[int]:
-        try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except TypeError:  # the library's word for half a surrogate pair
-            raise InvalidRequest("The text holds bytes that are not UTF-8; leave them out.") from None
-        return ids
+        return self._ids(text, special=False)
 
     def token_bytes(self, token: int) -> bytes:
         # A model may have more rows than its tokenizer has tokens (padded vocabularies); those stand for nothing.
@@ -73,9 +54,6 @@ class BpeTokenizer:
             return content.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
-
-    def write(self, path: Path) -> None:
-        self._tokenizer.save(str(path))
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import tokenizers
 
-from contracts.errors import InvalidRequest, StoreError
-from contracts.tokenizers.bpe import MAX_TOKENS
+from contracts.errors import StoreError
+from contracts.tokenizers.library import LibraryTokenizer
 from contracts.tokenizers.tokenizer import EncoderKind
 
 FRAME = 2  # special tokens around every text
 
 
-class EncoderTokenizer:
+class EncoderTokenizer(LibraryTokenizer):
     """Reads a text between the two special tokens that its model was trained with, as [CLS] and [SEP]."""
 
     kind: ClassVar[EncoderKind]
@@ -28,39 +27,19 @@ class EncoderTokenizer:
         if not isinstance(tokenizer.model, self._model):
             name = self._model.__name__
             raise StoreError(f"its model is {type(tokenizer.model).__name__}; one of kind {self.kind!r} has {name}")
-        vocabulary = tokenizer.get_vocab()
-        largest = max(vocabulary.values(), default=-1)
-        if not 0 <= largest < MAX_TOKENS:
-            raise StoreError(f"its largest token id is {largest}; ids from 0 to {MAX_TOKENS - 1} can be used")
+        super().__init__(tokenizer)
         unknown = getattr(tokenizer.model, "unk_token", None)
         if unknown is not None and tokenizer.model.token_to_id(unknown) is None:
             raise StoreError(f"its unknown token {unknown!r} is not among its tokens")
-        self.vocabulary_size: int = largest + 1
-        self._tokenizer = tokenizer
         self._check_frame()
-
-    @classmethod
-    def parse(cls, content: bytes) -> EncoderTokenizer:
-        """From a `tokenizer.json` of the library. Raises StoreError."""
-        try:
-            return cls(tokenizers.Tokenizer.from_buffer(content))
-        except Exception as error:  # the library raises nothing more special
-            raise StoreError(str(error)) from None
 
     def encode(self, text: str) -> list[int]:
         """Token ids, special ones around them. Raises InvalidRequest for text that has no UTF-8."""
-        try:
-            ids: list[int] = self._tokenizer.encode(text).ids
-        except TypeError:  # the library's word for half a surrogate pair
-            raise InvalidRequest("The text holds bytes that are not UTF-8; leave them out.") from None
-        return ids
+        return self._ids(text, special=True)
 
     def cut(self, tokens: list[int], most: int) -> list[int]:
         """The beginning of an encoded text, `most` tokens of it with the special ones."""
         return tokens if len(tokens) <= most else tokens[: most - 1] + tokens[-1:]
-
-    def write(self, path: Path) -> None:
-        self._tokenizer.save(str(path))
 
     def _check_frame(self) -> None:
         framed = self._tokenizer.encode("a")

@@ -15,7 +15,7 @@ from contracts.files import read_small
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer, Detokenizer, read_tokenizer
-from contracts.tokenizers.bpe import MAX_TOKENS
+from contracts.tokenizers.library import MAX_TOKENS
 
 often = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import InvalidRequest, StoreError
 from contracts.tokenizers import RobertaTokenizer, WordPieceTokenizer, read_encoder_tokenizer, read_tokenizer
-from contracts.tokenizers.bpe import MAX_TOKENS
+from contracts.tokenizers.library import MAX_TOKENS
 
 KINDS = {"wordpiece": WordPieceTokenizer, "roberta": RobertaTokenizer}
 TEXTS = [
