@@ -13,7 +13,7 @@ from cli.generate import load
 from contracts.errors import InvalidRequest
 from contracts.requests import ClassifyRequest, TokenisedText, describe
 from contracts.results import Classification
-from contracts.store import Store
+from contracts.store import Store, split_name
 from workers.local import LocalModel
 
 BAR_CHARACTERS = 30
@@ -31,7 +31,7 @@ def classify(
     as_json: bool,
 ) -> None:
     """A table per text, or one line of JSON for each. Raises StoreError, InvalidRequest, EngineFailed."""
-    bundle = Store(store).open(model)
+    bundle = Store(store).open(*split_name(model))
     if bundle.manifest.task != "classify":
         raise InvalidRequest(f"{model} is for {bundle.manifest.task}; use it with: kamishibai generate {model}")
     local = load(bundle, devices(device)[0], variant)

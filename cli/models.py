@@ -18,7 +18,9 @@ def show_probe(root: Path, name: str, device: str, variant: str | None) -> None:
     from cli.generate import load
 
     local = load(Store(root).open(*split_name(name)), devices(device)[0], variant)
-    click.echo(f"{name}@{local.bundle.manifest.version} {local.fingerprint} on {devices(device)[0]}")
+    click.echo(
+        f"{local.bundle.manifest.name}@{local.bundle.manifest.version} {local.fingerprint} on {devices(device)[0]}"
+    )
     by_size: dict[int, list[tuple[int, bool]]] = {}
     for (size, place), equal in sorted(local.probe.equal.items()):
         by_size.setdefault(size, []).append((place, equal))
@@ -51,9 +53,9 @@ def list_models(root: Path) -> None:
 
 
 def show_model(root: Path, name: str) -> None:
-    """The variants of the newest version with what was measured of each. Raises StoreError."""
-    manifest = Store(root).open(name, only=()).manifest
-    click.echo(f"{name}@{manifest.version}: {manifest.family}, {manifest.task}")
+    """The variants of a version, the latest by default, with what was measured of each. Raises StoreError."""
+    manifest = Store(root).open(*split_name(name), only=()).manifest
+    click.echo(f"{manifest.name}@{manifest.version}: {manifest.family}, {manifest.task}")
     rows: list[tuple[str, ...]] = [("VARIANT", "SIZE", *PARITY_COLUMNS, "INVARIANT", "BOUNDS")]
     for variant in manifest.variants:
         size = f"{sum(manifest.files[file].bytes for file in variant.files) / 1e6:.1f} MB"

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from contracts.errors import StoreError
 from contracts.files import read_small
@@ -36,6 +37,14 @@ GRAPHS: dict[Precision, str] = {"fp32": "fp32.onnx", "fp16": "fp16.onnx", "int8"
 
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # how large a difference is
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _plain_json(values: dict[str, Any]) -> dict[str, Any]:
+    json.dumps(values, allow_nan=False)  # its ValueError says it: NaN and infinities would be written as null
+    return values
+
+
+Facts = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 
 
 class _Frozen(BaseModel):
@@ -107,7 +116,7 @@ class Manifest(_Frozen):
     version: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     family: Family
     task: Task
-    config: dict[str, Any]  # the family's own; models/ reads it
+    config: Facts  # the family's own; models/ reads it
     limits: Limits
     tokenizer: TokenizerKind | None = None
     prompt_fields: PromptFields | None = None
@@ -116,7 +125,7 @@ class Manifest(_Frozen):
     left_out: dict[str, str] = {}  # variants that missed a bound, and which
     files: dict[str, FileEntry]
     example: Example
-    provenance: dict[str, Any] = {}
+    provenance: Facts = {}
 
     @field_validator("files")
     @classmethod

@@ -279,6 +279,9 @@ class JobBody(_Frozen):
     input: dict[str, Any]
 
 
+_QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/[a-z]+")
+
+
 class Target(_Frozen):
     """What a job will run on, fixed when it is accepted."""
 
@@ -290,6 +293,12 @@ class Target(_Frozen):
     def queue_name(self) -> str:
         """RQ's queue of this model, version, variant and the (so far only) priority."""
         return f"{self.model}@{self.version}/{self.variant.replace(':', '-')}/normal"
+
+    @classmethod
+    def of_queue(cls, name: str) -> Target | None:
+        """What the jobs of a queue run on; None for a queue that is none of ours."""
+        match = _QUEUE.fullmatch(name)
+        return cls(model=match[1], version=int(match[2]), variant=f"{match[3]}:{match[4]}") if match else None
 
 
 class TextRequest(TextParameters):

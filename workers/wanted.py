@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from typing import cast
 
@@ -20,7 +19,6 @@ log = logging.getLogger("kamishibai.worker")
 
 REFUSED_SECONDS = 600.0  # what could not be loaded is tried again after this time: it may have been mended
 ORPHAN_SECONDS = 60.0  # a version that was loaded for jobs of the past stays so long after the last of them
-_QUEUE = re.compile(r"rq:queue:([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/[a-z]+")
 
 
 class WantedModels:
@@ -140,14 +138,10 @@ class WantedModels:
         """Of our models, those with jobs in their queues."""
         models = {split_name(name)[0] for name in self._names()}
         known = cast(set[bytes], self._redis.smembers("rq:queues"))
-        matches = [match for key in known if (match := _QUEUE.fullmatch(key.decode(errors="replace")))]
-        matches = [match for match in matches if match[1] in models]
+        names = [key.decode(errors="replace").removeprefix("rq:queue:") for key in known]
+        found = [(name, target) for name in names if (target := Target.of_queue(name)) and target.model in models]
         with self._redis.pipeline(transaction=False) as pipe:
-            for match in matches:
-                pipe.llen(match[0])
+            for name, _ in found:
+                pipe.llen(f"rq:queue:{name}")
             lengths = pipe.execute()
-        return [
-            Target(model=match[1], version=int(match[2]), variant=f"{match[3]}:{match[4]}")
-            for match, length in zip(matches, lengths, strict=True)
-            if length
-        ]
+        return [target for (_, target), length in zip(found, lengths, strict=True) if length]
