@@ -9,10 +9,12 @@ KamishibaiError                 status  code                  retryable
 ├── NotFound                       404  not_found             no
 │   └── UnknownModel               404  model_not_found       no
 ├── JobCancelled                   409  cancelled             no
+├── TooManyBatches                 429  too_many_batches      yes
 ├── EngineFailed                   500  engine_failed         no
 │   └── LeaseLost                  500  worker_lost           yes
 ├── JobTimedOut                    504  timeout               no
 ├── NotReady                       503  no_worker             yes
+├── StorageFull                    503  storage_full          yes
 └── QueueUnavailable               503  queue_unavailable     yes
 
 StoreError (local, never over HTTP): a bundle or a store that cannot be used, with all its faults named at once.
@@ -100,6 +102,10 @@ class JobCancelled(KamishibaiError):
     status, code, type = 409, "cancelled", "invalid_request_error"
 
 
+class TooManyBatches(KamishibaiError):
+    status, code, retryable = 429, "too_many_batches", True
+
+
 class EngineFailed(KamishibaiError):
     code = "engine_failed"
 
@@ -114,6 +120,10 @@ class JobTimedOut(KamishibaiError):
 
 class NotReady(KamishibaiError):
     status, code, retryable = 503, "no_worker", True
+
+
+class StorageFull(KamishibaiError):
+    status, code, retryable = 503, "storage_full", True
 
 
 class QueueUnavailable(KamishibaiError):

@@ -41,6 +41,12 @@ MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
 MAX_PICTURES = 1024
 MAX_TEXTS = 64  # that one request classifies
+MAX_METADATA = 16  # entries
+MAX_METADATA_NAME_CHARACTERS = 64
+MAX_METADATA_CHARACTERS = 512  # of an entry's value
+MIN_FILE_SECONDS = 3600
+MAX_FILE_SECONDS = 30 * 24 * 3600
+MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
@@ -277,6 +283,52 @@ class JobBody(_Frozen):
 
     model: str | None = None
     input: dict[str, Any]
+
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(max_length=MAX_METADATA_NAME_CHARACTERS)],
+        Annotated[str, Field(max_length=MAX_METADATA_CHARACTERS)],
+    ],
+    BeforeValidator(_refuse_many),
+    Field(max_length=MAX_METADATA, description="Words of your own."),
+]
+
+
+class ExpiresAfter(_Frozen):
+    """When a file is forgotten."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=MIN_FILE_SECONDS, le=MAX_FILE_SECONDS, description="After its making.")]
+
+
+class FileForm(_Body):
+    """What is said of a file in the form of POST /v1/files."""
+
+    purpose: Literal["batch"]
+    expires_after: ExpiresAfter | None = None
+
+
+BatchEndpoint = Literal["/v1/completions", "/v1/images/generations", "/v1/classify"]
+
+
+class BatchBody(_Body):
+    """Body of POST /v1/batches."""
+
+    input_file_id: Annotated[str, Field(description="Of a file with the purpose `batch`.")]
+    endpoint: Annotated[BatchEndpoint, Field(description="Which all lines of the file ask.")]
+    completion_window: Literal["24h"]
+    metadata: Metadata | None = None
+    output_expires_after: Annotated[ExpiresAfter, Field(description="Of the files that it writes.")] | None = None
+
+
+class BatchLine(_Body):
+    """A line of a batch's file."""
+
+    custom_id: Annotated[str, Field(min_length=1, max_length=MAX_CUSTOM_ID_CHARACTERS)]
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]
 
 
 _QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/[a-z]+")

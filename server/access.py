@@ -7,14 +7,13 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 from flask import g, request
 from redis import Redis, RedisError
 
 from contracts.api_keys import ApiKey, ApiKeys, Scope, key_id
 from contracts.errors import Forbidden, Unauthenticated
-from contracts.jobs import JobRecord
 from contracts.settings import Settings
 
 CACHE_SECONDS = 1.0  # a revoked key works for this much longer at most
@@ -27,6 +26,13 @@ _PORT = re.compile(r":\d+$")
 log = logging.getLogger(__name__)
 
 
+class Owned(Protocol):
+    """What a client has made."""
+
+    @property
+    def owner(self) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class Caller:
     """Whoever sent the current request. `owner` is whose jobs it makes: the id of its key; None: there are no keys."""
@@ -34,7 +40,7 @@ class Caller:
     owner: str | None
     sees_all: bool
 
-    def sees(self, record: JobRecord) -> bool:
+    def sees(self, record: Owned) -> bool:
         return self.sees_all or record.owner == self.owner
 
 

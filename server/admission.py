@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from contracts.errors import InvalidRequest
 from contracts.requests import (
@@ -28,7 +28,7 @@ from contracts.requests import (
 from contracts.settings import Settings
 from server.catalogue import Catalogue, CatalogueEntry
 
-Body = TypeVar("Body", CompletionBody, ImageBody, ClassifyBody, JobBody)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def decode(raw: bytes) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from contracts.settings import Settings
 from contracts.store import Store
 from server.access import Access
 from server.admission import Admission
+from server.batches import Batches
 from server.catalogue import Catalogue
 from server.counters import RequestCounters
 from server.farewells import Farewells
+from server.files import FileStore
 from server.metrics import QueueCollector
 from server.shared_folder import Place
 from server.waiting import Waiting
@@ -34,6 +36,8 @@ class Services:
     admission: Admission
     waiting: Waiting
     farewells: Farewells
+    files: FileStore
+    batches: Batches
     metrics: CollectorRegistry
     counters: RequestCounters
 
@@ -55,6 +59,8 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         admission=Admission(settings, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
+        files=FileStore(settings.files_folder, settings.file_seconds),
+        batches=Batches(connection),
         metrics=metrics,
         counters=counters,
     )
