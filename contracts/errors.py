@@ -103,7 +103,7 @@ class JobCancelled(KamishibaiError):
 
 
 class TooManyBatches(KamishibaiError):
-    status, code, retryable = 429, "too_many_batches", True
+    status, code, type, retryable = 429, "too_many_batches", "invalid_request_error", True
 
 
 class EngineFailed(KamishibaiError):

@@ -34,16 +34,16 @@ class Settings:
     unread_result_seconds: int = 300  # the same before it, so that a server that was cut off still finds it
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
     job_timeout_seconds: int = 600
-    files: str = ""  # folder of uploaded files and of what batches write; empty: `.files` in the store
-    max_file_bytes: int = 100 << 20
-    file_seconds: int = 30 * 24 * 3600  # how long a file is kept whose maker does not say
-    batch_jobs: int = 256  # of one batch that wait or run at once
     kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models
     step_seconds: float = 30.0  # an engine that has work and is silent for longer hangs, and is replaced
     load_seconds: float = 600.0  # the same while it loads and warms up
     log_format: str = "text"  # or "json"
     log_requests: str = "auto"  # a line per request and job: "on", "off"; "auto" is on for JSON
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
+    files: str = ""  # folder of uploaded files and of what batches write; empty: `.files` in the store
+    max_file_bytes: int = 100 << 20
+    file_seconds: int = 30 * 24 * 3600  # how long a file is kept whose maker does not say
+    batch_jobs: int = 256  # of one batch that wait or run at once
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:

@@ -335,6 +335,6 @@ def _failure(status: int, codes: list[str], schemas: dict[Any, Json]) -> Json:
         "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}.",
         "content": {"application/json": {"schema": schemas[answers.Error]}},
     }
-    if status == 503:
+    if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return response
