@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from contracts.connection import connect
 from workers.embedded_redis import find_server
 
+NAMES = ("server", "worker", "clerk", "operator")
 REFUSED_TO_ALL = [
     "GET other",
     "HGETALL other",
@@ -240,7 +241,7 @@ def test_the_product_runs_under_these_users_and_uses_all_that_they_may(product, 
 @pytest.mark.parametrize(
     ("user", "command"),
     [
-        *((user, command) for user in ("server", "worker", "clerk", "operator") for command in REFUSED_TO_ALL),
+        *((user, command) for user in NAMES for command in REFUSED_TO_ALL),
         ("server", "HSET kamishibai:keys id {}"),
         ("server", "DEL kamishibai:keys"),
         ("server", "SADD kamishibai:worker:x y"),
@@ -276,9 +277,7 @@ def test_a_script_may_do_no_more_than_its_user(product):
     client.close()
 
 
-@pytest.mark.parametrize(
-    "user", ["kamishibai-server", "kamishibai-worker", "kamishibai-clerk", "kamishibai-operator", "default"]
-)
+@pytest.mark.parametrize("user", [*(f"kamishibai-{name}" for name in NAMES), "default"])
 @pytest.mark.parametrize("password", ["", "secret", "wrong"])
 def test_nobody_can_log_in_until_passwords_are_set(as_shipped, user, password):
     with pytest.raises(AuthenticationError):
