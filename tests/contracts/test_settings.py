@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ def test_the_process_environment_is_read(monkeypatch):
 def test_every_field_can_be_given_and_comes_back_from_its_own_environment():
     numbers = (1, 2, 3, 4.5, 5.5, 6, 7, 8, 9, 10, 11, 12.5, 13.5)
     words = ("json", "on", "required")
-    batches = {"files": "/files", "max_file_bytes": 14, "file_seconds": 15, "batch_jobs": 16}
-    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", *numbers, *words, **batches)  # noqa: S104
+    changed = Settings(Path("/models"), "unix:///r.sock", "0.0.0.0", *numbers, *words)  # noqa: S104
+    changed = replace(changed, files="/files", max_file_bytes=14, file_seconds=15, batch_jobs=16)
     assert all(getattr(changed, field.name) != field.default for field in fields(Settings))
     environment = changed.to_environment()
     assert set(environment) == {f"KAMISHIBAI_{field.name.upper()}" for field in fields(Settings)}

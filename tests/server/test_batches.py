@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from contracts import keys
-from contracts.api_keys import ApiKeys
+from contracts.api_keys import ApiKeys, Scope
 from contracts.errors import EngineFailed
 from server import access, batches
 from server.app import create_app
@@ -42,7 +42,7 @@ def root(settings):
 
 @pytest.fixture
 def start_clerk(settings, tmp_path):
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def start(**changes):
         environment = os.environ | settings.__class__(**vars(settings) | changes).to_environment()
@@ -541,7 +541,7 @@ def test_a_full_disk_stops_a_batch_until_there_is_room(client, worker, start_cle
 
 
 def test_batches_of_others_are_answered_exactly_as_unknown_ones(client, redis):
-    scopes = {"a": "infer", "b": "infer", "root": "admin"}
+    scopes: dict[str, Scope] = {"a": "infer", "b": "infer", "root": "admin"}
     texts = {name: ApiKeys(redis).create(name, scope) for name, scope in scopes.items()}
     headers = {name: {"Authorization": f"Bearer {text}"} for name, text in texts.items()}
     file_id = upload(client, line(1), headers["a"])

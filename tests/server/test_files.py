@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.api_keys import ApiKeys, key_id
+from contracts.api_keys import ApiKeys, Scope, key_id
 from contracts.errors import StorageFull
 from contracts.settings import Settings
 from server import access, files
@@ -212,7 +212,7 @@ def test_an_id_leads_nowhere(client, given):
 
 
 def test_files_of_others_are_answered_exactly_as_unknown_ones_and_stay(client, redis, root):
-    scopes = {"a": "infer", "b": "infer", "c": "admin"}
+    scopes: dict[str, Scope] = {"a": "infer", "b": "infer", "c": "admin"}
     keys = {name: ApiKeys(redis).create(name, scope) for name, scope in scopes.items()}
     headers = {name: {"Authorization": f"Bearer {text}"} for name, text in keys.items()}
     file = uploaded(client, headers=headers["a"])
