@@ -42,6 +42,9 @@ MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a w
 MAX_PICTURES = 1024
 MAX_TEXTS = 64  # that one request classifies
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
+MAX_BULK = 1000  # jobs that one call makes
+MAX_METADATA = 16
+MAX_RESULT_SECONDS = 7 * 24 * 3600
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -272,14 +275,38 @@ class ClassifyBody(_Body):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class JobBody(_Frozen):
-    """Body of POST /v1/jobs: a model and the fields of the synchronous body."""
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which a worker asks for jobs
+Seconds = Annotated[float, Field(gt=0, le=MAX_RESULT_SECONDS)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+    BeforeValidator(partial(_refuse_many, most=MAX_METADATA)),
+]
+
+
+class JobBody(_Body):
+    """Body of POST /v1/jobs: a model, the fields of the synchronous body, and how the job is to be treated."""
 
     model: str | None = None
     input: dict[str, Any]
+    priority: Annotated[Priority, Field(description="Among the jobs of one model.")] = "normal"
+    deadline_seconds: (
+        Annotated[Seconds, Field(description="From now. A job that has not ended by then is given up: `expired`.")]
+        | None
+    ) = None
+    result_seconds: (
+        Annotated[int, Field(ge=1, le=MAX_RESULT_SECONDS, description="How long it can be read after its end.")] | None
+    ) = None
+    metadata: Annotated[Metadata, Field(description="Words of your own, which come back with the job.")] | None = None
 
 
-_QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/[a-z]+")
+class BulkBody(_Frozen):
+    """Body of POST /v1/jobs/bulk. Each job is a body of POST /v1/jobs, and is judged by itself."""
+
+    jobs: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BULK, fail_fast=True)]
+
+
+_QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/(?:high|normal|low)")
 
 
 class Target(_Frozen):
@@ -290,9 +317,18 @@ class Target(_Frozen):
     variant: str
 
     @property
-    def queue_name(self) -> str:
-        """RQ's queue of this model, version, variant and the (so far only) priority."""
-        return f"{self.model}@{self.version}/{self.variant.replace(':', '-')}/normal"
+    def engine(self) -> str:
+        """The name under which a worker loads it. Its queues, bell and load in Redis carry it too."""
+        return f"{self.model}@{self.version}/{self.variant.replace(':', '-')}"
+
+    def queue(self, priority: Priority = "normal") -> str:
+        """RQ's queue of its jobs with this priority."""
+        return f"{self.engine}/{priority}"
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """All its queues, the most urgent first."""
+        return tuple(map(self.queue, PRIORITIES))
 
     @classmethod
     def of_queue(cls, name: str) -> Target | None:
@@ -330,6 +366,11 @@ class TextRequest(TextParameters):
         """Rows of a batch that it takes."""
         return max(self.n, self.num_beams)
 
+    @property
+    def work(self) -> int:
+        """What a worker has to do for it, at most: tokens to read and to write."""
+        return len(self.prompt_tokens) + self.rows * self.max_tokens
+
     def ending_tokens(self, end_token: int | None) -> frozenset[int]:
         """Tokens that end a text, for a model with this end token; they are no part of the text."""
         own = () if self.ignore_eos or end_token is None else (end_token,)
@@ -345,6 +386,11 @@ class ImageRequest(_Frozen):
     seed: Seed
     count: Annotated[int, Field(ge=1, le=MAX_PICTURES)]
     stream: Literal[False] = False
+
+    @property
+    def work(self) -> int:
+        """Pictures to draw."""
+        return self.count
 
 
 class TokenisedText(_Frozen):
@@ -366,6 +412,11 @@ class ClassifyRequest(_Frozen):
     threshold: Annotated[float, Field(ge=0, le=1)]
     top_k: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     stream: Literal[False] = False
+
+    @property
+    def work(self) -> int:
+        """Tokens to read."""
+        return sum(len(text.tokens) for text in self.texts)
 
 
 Request = TextRequest | ImageRequest | ClassifyRequest

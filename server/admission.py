@@ -13,6 +13,7 @@ from contracts.errors import InvalidRequest
 from contracts.requests import (
     MAX_PROMPT_TOKENS,
     MAX_SEED,
+    BulkBody,
     ClassifyBody,
     ClassifyRequest,
     CompletionBody,
@@ -28,7 +29,7 @@ from contracts.requests import (
 from contracts.settings import Settings
 from server.catalogue import Catalogue, CatalogueEntry
 
-Body = TypeVar("Body", CompletionBody, ImageBody, ClassifyBody, JobBody)
+Body = TypeVar("Body", CompletionBody, ImageBody, ClassifyBody, JobBody, BulkBody)
 
 
 def decode(raw: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own from Pyth
 from contracts.bundle import Task
 from contracts.jobs import Status
 from contracts.labels import Activation
-from contracts.requests import Count, Seed
+from contracts.requests import Count, Priority, Seed
 from contracts.results import FinishReason
 
 UnixSeconds = Annotated[float, Field(ge=0, description="Unix seconds.")]
@@ -22,7 +22,7 @@ Fingerprint = Annotated[
 
 class ErrorObject(TypedDict):
     message: Annotated[str, Field(description="One line that names field, value and remedy.")]
-    type: Literal["invalid_request_error", "server_error"]
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: Annotated[str | None, Field(description="The field that is to blame.")]
     code: str
 
@@ -155,13 +155,47 @@ class Job(TypedDict):
     model: str
     version: Version
     seed: NotRequired[Annotated[Seed, Field(description="Absent where nothing is left to chance.")]]
+    priority: Priority
     created_at: UnixSeconds
     started_at: UnixSeconds | None
     ended_at: UnixSeconds | None
+    deadline_at: NotRequired[UnixSeconds]
+    metadata: NotRequired[dict[str, str]]
+    position: NotRequired[Annotated[int, Field(ge=1, description="In its queue; 1 is next.")]]
+    estimated_start_at: NotRequired[
+        Annotated[UnixSeconds, Field(description="At the workers' pace up to now; absent until that is known.")]
+    ]
+    estimated_end_at: NotRequired[UnixSeconds]
     result: NotRequired[
         Annotated[Completion | Images | Classifications, Field(description="What the synchronous call answers.")]
     ]
     error: NotRequired[ErrorObject]
+
+
+class JobList(TypedDict):
+    """Jobs without their results."""
+
+    object: Literal["list"]
+    data: list[Job]
+    last_id: Annotated[str | None, Field(description="Ask for what is `after` it; it need not be in the list.")]
+    has_more: bool
+
+
+class AcceptedJob(TypedDict):
+    id: str
+    object: Literal["job"]
+    status: Annotated[
+        Literal["queued", "repeated"], Field(description="`repeated`: this Idempotency-Key has made the job before.")
+    ]
+
+
+class BulkOutcome(TypedDict):
+    """What became of each job, in the order of the request."""
+
+    object: Literal["list"]
+    data: list[AcceptedJob | Error]
+    accepted: Count
+    refused: Count
 
 
 class Deleted(TypedDict):

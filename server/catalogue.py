@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import gevent
 from redis import Redis
 
-from contracts.announcements import Announcement, ServedModel, read_announcements
+from contracts.announcements import Announcement, EngineCounters, ServedModel, read_announcements
 from contracts.bundle import MANIFEST, TOKENIZER, Manifest, Task
 from contracts.errors import InvalidRequest, NotReady, StoreError, UnknownModel
 from contracts.requests import Target
@@ -94,6 +94,12 @@ class Catalogue:
             with suppress(NotReady):
                 found.append(self._open(served))
         return found
+
+    def counters(self, target: Target) -> list[EngineCounters]:
+        """Of each ready worker that serves it."""
+        self._refresh()
+        ready = (each for each in self._announcements if each.ready)
+        return [served.counters for each in ready for served in each.models if served.target == target]
 
     def _latest(self) -> dict[str, ServedModel]:
         return {name: served for name, served in self._served.items() if "@" not in name}

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flask import Flask
 from pydantic import BaseModel, TypeAdapter
@@ -14,10 +14,13 @@ from pydantic.json_schema import JsonSchemaMode
 
 from contracts import errors
 from contracts.errors import KamishibaiError
-from contracts.requests import ClassifyBody, CompletionBody, ImageBody, JobBody
+from contracts.jobs import Status
+from contracts.orders import MAX_IDEMPOTENCY_CHARACTERS
+from contracts.requests import BulkBody, ClassifyBody, CompletionBody, ImageBody, JobBody
 from contracts.settings import Settings
 from server import answers
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
+from server.listing import MOST_LISTED
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
@@ -25,13 +28,16 @@ Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Models", "Operations"]
 
 _GUARDED = (errors.Unauthenticated, errors.Forbidden, errors.QueueUnavailable)
 _TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.UnknownModel, errors.NotReady)
+_ADMITS = (errors.QueueFull, errors.RateLimited, errors.TooManyJobs)
 _ENDS_JOB = (
     errors.JobCancelled,
     errors.EngineFailed,
     errors.LeaseLost,
     errors.JobTimedOut,
     errors.NotFound,
+    *_ADMITS,
 )
+_MAKES_JOB = (errors.IdempotencyConflict, errors.DeadlineUnreachable)
 _FINDS_JOB = (errors.NotFound, errors.EngineFailed)
 
 _EVENTS = "The schema is that of each event. Lines that begin with a colon keep the connection alive."
@@ -43,6 +49,22 @@ _MODEL: Json = {
     "description": "A model's name, or `name@version`.",
     "schema": {"type": "string"},
 }
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same body makes no second job within 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_CHARACTERS},
+}
+_LISTED: tuple[Json, ...] = (
+    {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": 20},
+    },
+    {"name": "after", "in": "query", "description": "The `last_id` of the page before.", "schema": {"type": "string"}},
+    {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(get_args(Status))}},
+    {"name": "model", "in": "query", "schema": {"type": "string"}},
+)
 _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -103,7 +125,20 @@ def operations(settings: Settings) -> dict[str, Operation]:
             status=202,
             body=JobBody,
             example={"model": "synopses-lstm", "input": {"prompt": "A young ", "max_tokens": 60, "seed": 1}},
-            failures=(*_TAKES_BODY, *_FINDS_JOB),
+            parameters=(_IDEMPOTENCY_KEY,),
+            failures=(*_TAKES_BODY, *_FINDS_JOB, *_ADMITS, *_MAKES_JOB),
+        ),
+        "jobs.create_jobs": Operation(
+            "Jobs",
+            answers.BulkOutcome,
+            status=202,
+            body=BulkBody,
+            example={"jobs": [{"model": "faces", "input": {"n": 1, "seed": seed}} for seed in (1, 2)]},
+            parameters=(_IDEMPOTENCY_KEY,),
+            failures=(*_TAKES_BODY, *_FINDS_JOB, *_ADMITS, *_MAKES_JOB),
+        ),
+        "jobs.list_jobs": Operation(
+            "Jobs", answers.JobList, parameters=_LISTED, failures=(errors.InvalidRequest, errors.NotFound)
         ),
         "jobs.read_job": Operation(
             "Jobs", answers.Job, parameters=(_JOB_ID, wait), failures=(errors.InvalidRequest, *_FINDS_JOB)
@@ -223,7 +258,7 @@ def _success(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> J
     if scope := SCOPE_OF_ENDPOINT.get(endpoint):
         told.append(f"Where keys are needed, one with the scope {scope}.")
     response: Json = {"description": " ".join(told), "content": content}
-    if operation.status == 202:
+    if operation.answer is answers.Job and operation.status == 202:
         response["headers"] = {"Location": {"description": "Where the job can be read.", "schema": {"type": "string"}}}
         response["links"] = {
             name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
@@ -245,6 +280,6 @@ def _failure(status: int, codes: list[str], schemas: dict[Any, Json]) -> Json:
         "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}.",
         "content": {"application/json": {"schema": schemas[answers.Error]}},
     }
-    if status == 503:
+    if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return response

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from flask import Response, stream_with_context
 
+from contracts.enqueue import Accepted
 from contracts.errors import EngineFailed, JobCancelled, KamishibaiError
 from contracts.jobs import JobQueue, JobRecord
 from contracts.requests import ClassifyRequest, ImageRequest, TextRequest
 from contracts.results import Choice, ClassifyResult, ImageResult, Result, TextResult
 from server import answers
 from server.catalogue import CatalogueEntry
+from server.estimates import Estimates
+from server.listing import Page
 
 
 def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answers.Images | answers.Classifications:
@@ -40,25 +44,75 @@ def result_of(record: JobRecord) -> Result:
     return record.result
 
 
-def job_body(record: JobRecord, jobs: JobQueue) -> answers.Job:
-    """The job object. Raises what `result_body` raises for a job that succeeded."""
+def job_body(record: JobRecord, jobs: JobQueue, estimates: Estimates | None = None) -> answers.Job:
+    """The job object, with its place in the queue if there are estimates. Raises what `result_body` raises for a job
+    that succeeded."""
+    body = job_summary(record)
+    if record.status == "succeeded":
+        body["result"] = result_body(record, jobs)
+    elif estimates and not record.ended:
+        _add_estimate(body, record, estimates)
+    return body
+
+
+def job_summary(record: JobRecord) -> answers.Job:
+    """The job object without its result."""
     body: answers.Job = {
         "id": record.id,
         "object": "job",
         "status": record.status,
         "model": record.request.target.model,
         "version": record.request.target.version,
+        "priority": record.priority,
         "created_at": record.created_at,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
     }
     if not isinstance(record.request, ClassifyRequest):
         body["seed"] = record.request.seed
-    if record.status == "succeeded":
-        body["result"] = result_body(record, jobs)
-    elif record.error is not None:
+    if record.meta.deadline is not None:
+        body["deadline_at"] = record.meta.deadline
+    if record.meta.metadata is not None:
+        body["metadata"] = record.meta.metadata
+    if record.error is not None:
         body["error"] = error_body(record.error)["error"]
     return body
+
+
+def _add_estimate(body: answers.Job, record: JobRecord, estimates: Estimates) -> None:
+    now = time.time()
+    if record.status == "queued":
+        estimate = estimates.of_queued(record)
+        body["position"] = estimate.jobs_ahead + 1
+        if estimate.start_seconds is not None and estimate.end_seconds is not None:
+            body["estimated_start_at"] = now + estimate.start_seconds
+            body["estimated_end_at"] = now + estimate.end_seconds
+    elif (run_seconds := estimates.run_seconds(record.request)) is not None:
+        body["estimated_end_at"] = max(now, (record.started_at or now) + run_seconds)
+
+
+def job_list_body(page: Page) -> answers.JobList:
+    """OpenAI's list."""
+    return {
+        "object": "list",
+        "data": [job_summary(record) for record in page.records],
+        "last_id": page.last_id,
+        "has_more": page.has_more,
+    }
+
+
+def bulk_body(outcomes: Sequence[Accepted | KamishibaiError]) -> answers.BulkOutcome:
+    """What became of each job of a bulk."""
+    data: list[answers.AcceptedJob | answers.Error] = [
+        {"id": each.job_id, "object": "job", "status": "queued"}
+        if isinstance(each, Accepted) and not each.repeated
+        else {"id": each.job_id, "object": "job", "status": "repeated"}
+        if isinstance(each, Accepted)
+        else error_body(each)
+        for each in outcomes
+    ]
+    accepted = sum(isinstance(each, Accepted) for each in outcomes)
+    return {"object": "list", "data": data, "accepted": accepted, "refused": len(data) - accepted}
 
 
 def error_body(error: KamishibaiError) -> answers.Error:

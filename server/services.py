@@ -16,6 +16,7 @@ from server.access import Access
 from server.admission import Admission
 from server.catalogue import Catalogue
 from server.counters import RequestCounters
+from server.estimates import Estimates
 from server.farewells import Farewells
 from server.metrics import QueueCollector
 from server.shared_folder import Place
@@ -32,6 +33,7 @@ class Services:
     jobs: JobQueue
     catalogue: Catalogue
     admission: Admission
+    estimates: Estimates
     waiting: Waiting
     farewells: Farewells
     metrics: CollectorRegistry
@@ -53,6 +55,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         jobs=jobs,
         catalogue=catalogue,
         admission=Admission(settings, catalogue),
+        estimates=Estimates(jobs, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
         metrics=metrics,

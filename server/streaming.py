@@ -19,7 +19,7 @@ from contracts.errors import InvalidRequest, JobTimedOut, NotFound
 from contracts.jobs import JobQueue, JobRecord
 from contracts.requests import TextRequest
 from contracts.results import TextResult
-from server.calls import enqueue_call, longest_wait_seconds, lost_call
+from server.calls import call_order, enqueue, longest_wait_seconds, lost_call
 from server.failures import to_error
 from server.responses import end_chunk, result_body, result_of, text_chunk, usage_chunk
 from server.services import Services
@@ -146,11 +146,11 @@ class CallStream(JobStream):
     def __init__(
         self, here: Services, request: TextRequest, still_there: Callable[[], bool], include_usage: bool
     ) -> None:
-        """Puts the request on the queue. Raises redis.RedisError."""
+        """Puts the request on the queue. Raises what `calls.enqueue` raises, and redis.RedisError."""
         super().__init__(
             here.jobs,
             here.waiting,
-            enqueue_call(here, request),
+            enqueue(here, call_order(here, request)).job_id,
             offsets=[0] * request.n,
             still_there=still_there,
             include_usage=include_usage,

@@ -8,8 +8,8 @@ import uuid
 
 from flask import Response, g, has_request_context, request
 
-from contracts.jobs import REQUEST_ID
 from contracts.logs import REQUESTS
+from contracts.orders import REQUEST_ID
 from server.access import OPEN_ENDPOINTS
 from server.services import services
 

@@ -57,15 +57,15 @@ class Crews:
         return sum(crew.child_restarts for crew in self)
 
     def free_places(self) -> dict[str, int]:
-        """By queue; those of a leaving crew only for what the serving one has not."""
+        """By engine; those of a leaving crew only for what the serving one has not."""
         free: dict[str, int] = {}
         for crew in reversed(list(self)):
             free |= crew.free_places()
         return free
 
-    def of_queue(self, queue: str) -> Crew:
-        """The crew that jobs of this queue are claimed for."""
-        return next(crew for crew in self if queue in crew.served.capacities)
+    def of_engine(self, engine: str) -> Crew:
+        """The crew that jobs for this engine are claimed for."""
+        return next(crew for crew in self if engine in crew.served.capacities)
 
     def want(self, wanted: Wanted) -> None:
         """Serve exactly these from as soon as they are loaded."""
@@ -102,7 +102,7 @@ class Crews:
 
     def _call_for_another(self) -> None:
         if self.serving.targets != self._wanted.keys() and time.monotonic() >= self._next_start:
-            names = sorted(target.queue_name for target in self._wanted)
+            names = sorted(target.engine for target in self._wanted)
             log.info("loading %s beside what is served", ", ".join(names))
             self._coming = self._make_crew(self._wanted)
 
@@ -122,6 +122,6 @@ class Crews:
         self._next_start = time.monotonic() + RETRY_SECONDS
         new = coming.targets - self.serving.targets
         refused = (new & coming.served.refused) or new
-        names = ", ".join(sorted(target.queue_name for target in refused)) or "the change of models"
+        names = ", ".join(sorted(target.engine for target in refused)) or "the change of models"
         log.error("%s is given up; what was served before stays", names)
         self._refuse(refused)

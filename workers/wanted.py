@@ -144,4 +144,4 @@ class WantedModels:
             for name, _ in found:
                 pipe.llen(f"rq:queue:{name}")
             lengths = pipe.execute()
-        return [target for (_, target), length in zip(found, lengths, strict=True) if length]
+        return list(dict.fromkeys(target for (_, target), length in zip(found, lengths, strict=True) if length))

@@ -6,17 +6,19 @@ import shutil
 import signal
 import time
 from functools import partial
+from typing import Any
 
 import psutil
 import pytest
 
 from contracts.announcements import read_announcements
 from contracts.bundle import WEIGHTS
+from contracts.orders import Order
 from contracts.requests import TextRequest
 from contracts.store import Store
 from workers.local import LocalModel
 
-LIFETIMES = {"result_seconds": 300, "timeout_seconds": 100}
+LIFETIMES: dict[str, Any] = {"result_seconds": 300, "timeout_seconds": 100}
 
 
 @pytest.fixture
@@ -69,12 +71,12 @@ def test_a_new_version_takes_over_without_a_restart_and_the_old_one_ends_what_it
 ):
     worker = start()
     first = versions.open("lstm")
-    old = [jobs.enqueue(request(first, seed, max_tokens=2000), **LIFETIMES) for seed in range(6)]
+    old = [jobs.submit(Order(request=request(first, seed, max_tokens=2000), **LIFETIMES)) for seed in range(6)]
     (child,) = psutil.Process(worker.pid).children()
     second = add_version(versions, store)
     wait_for_version(connection, 2)
-    late = [jobs.enqueue(request(first, seed), **LIFETIMES) for seed in (10, 11)]
-    new = [jobs.enqueue(request(second, seed), **LIFETIMES) for seed in (20, 21)]
+    late = [jobs.submit(Order(request=request(first, seed), **LIFETIMES)) for seed in (10, 11)]
+    new = [jobs.submit(Order(request=request(second, seed), **LIFETIMES)) for seed in (20, 21)]
     for bundle, job_ids in ((first, old + late), (second, new)):
         for job_id in job_ids:
             assert_made_by(wait_ended(job_id), bundle)
@@ -94,10 +96,10 @@ def test_a_broken_version_is_refused_and_the_old_one_stays(start, versions, stor
         seen += capfd.readouterr().err
         time.sleep(0.2)
     wait_for_version(connection, 1)
-    assert_made_by(wait_ended(jobs.enqueue(request(first, 1), **LIFETIMES)), first)
+    assert_made_by(wait_ended(jobs.submit(Order(request=request(first, 1), **LIFETIMES))), first)
     third = add_version(versions, store)
     wait_for_version(connection, 3)
-    assert_made_by(wait_ended(jobs.enqueue(request(third, 1), **LIFETIMES)), third)
+    assert_made_by(wait_ended(jobs.submit(Order(request=request(third, 1), **LIFETIMES))), third)
 
 
 def test_a_version_that_is_rolled_back_gives_way_to_the_one_before(
@@ -106,7 +108,7 @@ def test_a_version_that_is_rolled_back_gives_way_to_the_one_before(
     second = add_version(versions, store)
     start()
     wait_for_version(connection, 2)
-    accepted = jobs.enqueue(request(second, 1, max_tokens=1000), **LIFETIMES)
+    accepted = jobs.submit(Order(request=request(second, 1, max_tokens=1000), **LIFETIMES))
     versions.roll_back("lstm")
     wait_for_version(connection, 1)
     assert_made_by(wait_ended(accepted), second)
@@ -116,7 +118,7 @@ def test_jobs_of_an_old_version_that_were_queued_while_no_worker_ran_are_run_by_
     start, versions, store, jobs, wait_ended
 ):
     first = versions.open("lstm")
-    accepted = jobs.enqueue(request(first, 1), **LIFETIMES)
+    accepted = jobs.submit(Order(request=request(first, 1), **LIFETIMES))
     add_version(versions, store)
     start()
     assert_made_by(wait_ended(accepted), first)
@@ -132,6 +134,6 @@ def test_a_child_killed_while_it_loads_a_new_version_costs_nothing(
     while not (coming := [child for child in psutil.Process(worker.pid).children() if child != serving]):
         time.sleep(0.02)
     coming[0].send_signal(signal.SIGKILL)
-    assert_made_by(wait_ended(jobs.enqueue(request(first, 1), **LIFETIMES)), first)
+    assert_made_by(wait_ended(jobs.submit(Order(request=request(first, 1), **LIFETIMES))), first)
     wait_for_version(connection, 2)
-    assert_made_by(wait_ended(jobs.enqueue(request(second, 1), **LIFETIMES)), second)
+    assert_made_by(wait_ended(jobs.submit(Order(request=request(second, 1), **LIFETIMES))), second)

@@ -10,6 +10,7 @@ import pytest
 
 from contracts.announcements import Announcement, ServedModel, announce
 from contracts.errors import StoreError
+from contracts.orders import Order
 from contracts.requests import Target
 from contracts.store import Store
 from contracts.tuning import TUNED, Choice, write_choice
@@ -106,7 +107,7 @@ def test_an_old_version_is_wanted_while_it_has_jobs_that_nobody_else_runs(
     models, versions, jobs, request_of, connection, monkeypatch
 ):
     accepted = request_of(0).model_copy(update={"target": lstm(1)})
-    job_id = jobs.enqueue(accepted, result_seconds=60, timeout_seconds=60)
+    job_id = jobs.submit(Order(request=accepted, result_seconds=60, timeout_seconds=60))
     found = models()
     assert set(found.now()) == {FACES, lstm(3), lstm(1)}
     assert set(models("faces").now()) == {FACES}, "it was not asked to serve lstm"
@@ -125,7 +126,7 @@ def test_an_old_version_is_wanted_while_it_has_jobs_that_nobody_else_runs(
 def test_jobs_for_what_the_store_does_not_hold_are_left_to_others(models, jobs, request_of, versions):
     for target in (lstm(9), lstm(1).model_copy(update={"variant": "onnx:int8"})):
         accepted = request_of(0).model_copy(update={"target": target})
-        jobs.enqueue(accepted, result_seconds=60, timeout_seconds=60)
+        jobs.submit(Order(request=accepted, result_seconds=60, timeout_seconds=60))
     assert set(models().now()) == {FACES, lstm(3)}
 
 
