@@ -442,6 +442,8 @@ def keys() -> None:
     show_default=True,
     help="infer: ask models, and see the jobs made with this key. admin: also see all jobs, and the metrics.",
 )
+@click.option("--jobs-per-minute", type=click.IntRange(1), help="Requests of any kind; the server's default if absent.")
+@click.option("--unfinished-jobs", type=click.IntRange(1), help="That may wait or run at once; likewise.")
 @STORE
 @REDIS_URL
 def create(**options: Any) -> None:

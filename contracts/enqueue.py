@@ -24,6 +24,7 @@ from contracts.orders import Order, OrderLimits
 from contracts.requests import Request
 
 JOB_FUNCTION = "workers.tasks.perform"
+LOST_LEASES_ALLOWED = 3  # RQ's own cleanup fails a job whose lease has run out unless retries are left
 MAX_DATA_BYTES = 16 << 20  # of a job's data; a thousandth of that in zlib can stand for it
 MOST_AT_ONCE = 64  # jobs in one round trip: Redis serves the others between two of them
 
@@ -106,7 +107,9 @@ for i = 9, #ARGV, 11 do
                'last_heartbeat', '', 'worker_name', '', 'group_id', '', 'data', data, 'status', 'queued',
                'origin', queue, 'description', ARGV[i + 5], 'timeout', ARGV[i + 6], 'result_ttl', ARGV[i + 7],
                'failure_ttl', ARGV[i + 7], 'meta', ARGV[i + 3], 'success_callback_name', '',
-               'failure_callback_name', '', 'stopped_callback_name', '', 'retries_left', 3, 'retry_intervals', '[0]')
+               'failure_callback_name', '', 'stopped_callback_name', '', 'retries_left', """
+    + str(LOST_LEASES_ALLOWED)
+    + """, 'retry_intervals', '[0]')
     redis.call('RPUSH', 'rq:queue:' .. queue, id)
     weigh(queue, id, 1)
     ring(queue)
@@ -117,7 +120,7 @@ for i = 9, #ARGV, 11 do
     end
     if ARGV[i + 8] == '1' then
       tidy(listed, redis.call('ZRANDMEMBER', listed, 2))   -- so that at most a third of them is past its lifetime
-      redis.call('ZADD', listed, time, id)
+      redis.call('ZADD', listed, time + #answers / 1e6, id)  -- in the order in which they came
       redis.call('EXPIRE', listed, owner_seconds)
     end
     if key ~= '' then redis.call('SET', key, digest .. ' ' .. id, 'EX', ARGV[8]) end

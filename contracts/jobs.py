@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from contracts import keys
 from contracts.enqueue import JOB_FUNCTION, MAX_DATA_BYTES, MOST_AT_ONCE, Accepted, Enqueuer
 from contracts.errors import InvalidRequest, JobExpired, KamishibaiError, NotFound, from_record
-from contracts.lua import CLOCK, EXPIRE_TEXTS, LEAVE, RING, TOLD, WEIGH, WHOLE
+from contracts.lua import CLOCK, EXPIRE_TEXTS, IS, LEAVE, RING, TOLD, WEIGH, WHOLE
 from contracts.orders import NO_LIMITS, JobMeta, Order, OrderLimits
 from contracts.requests import (
     PRIORITIES,
@@ -136,7 +136,7 @@ class JobQueue:
                     f"'after' is {after[:80]!r}, a job that is not listed any more; begin anew", param="after"
                 )
             begin = rank + 1
-        found = cast(list[bytes], self._redis.zrange(index, begin, begin + most - 1, desc=True))
+        found = cast(list[bytes], self._redis.zrevrange(index, begin, begin + most - 1))
         return [job_id.decode() for job_id in found]
 
     def read_all(self, job_ids: list[str]) -> list[JobRecord]:
@@ -230,6 +230,7 @@ CANCEL = (
     CLOCK
     + WHOLE
     + EXPIRE_TEXTS
+    + IS
     + RING
     + TOLD
     + WEIGH

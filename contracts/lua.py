@@ -65,12 +65,14 @@ WEIGH = (
 local function weigh(queue, id, sign)
   local job, load, deadlines = 'rq:job:' .. id, 'kamishibai:load:' .. engine_of(queue), 'kamishibai:deadlines:' .. queue
   local meta = told(redis.call('HGET', job, 'meta'))
-  redis.call('HINCRBY', load, 'work', sign * whole(meta.work, 0))
-  redis.call('HINCRBY', load, 'bytes', sign * redis.call('HSTRLEN', job, 'data'))
-  redis.call('EXPIRE', load, """
+  if is(load, 'hash', 'none') then
+    redis.call('HINCRBY', load, 'work', sign * whole(meta.work, 0))
+    redis.call('HINCRBY', load, 'bytes', sign * redis.call('HSTRLEN', job, 'data'))
+    redis.call('EXPIRE', load, """
     + str(keys.LOAD_SECONDS)
     + """)
-  if type(meta.deadline) == 'number' then
+  end
+  if type(meta.deadline) == 'number' and is(deadlines, 'zset', 'none') then
     if sign > 0 then redis.call('ZADD', deadlines, meta.deadline, id) else redis.call('ZREM', deadlines, id) end
   end
   return meta
@@ -82,8 +84,9 @@ end
 LEAVE = """
 local function leave(id, now)
   local meta = told(redis.call('HGET', 'rq:job:' .. id, 'meta'))
-  if type(meta.owner) == 'string' then redis.call('ZREM', 'kamishibai:unfinished:' .. meta.owner, id) end
-  if type(meta.webhook) == 'string' then redis.call('ZADD', 'kamishibai:webhooks', now, id) end
+  local unfinished, webhooks = 'kamishibai:unfinished:' .. tostring(meta.owner), 'kamishibai:webhooks'
+  if meta.owner and is(unfinished, 'zset') then redis.call('ZREM', unfinished, id) end
+  if meta.webhook and is(webhooks, 'zset', 'none') then redis.call('ZADD', webhooks, now, id) end
 end
 """
 

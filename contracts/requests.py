@@ -44,6 +44,7 @@ MAX_TEXTS = 64  # that one request classifies
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
 MAX_BULK = 1000  # jobs that one call makes
 MAX_METADATA = 16
+MAX_URL_CHARACTERS = 2048
 MAX_RESULT_SECONDS = 7 * 24 * 3600
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
@@ -298,6 +299,10 @@ class JobBody(_Body):
         Annotated[int, Field(ge=1, le=MAX_RESULT_SECONDS, description="How long it can be read after its end.")] | None
     ) = None
     metadata: Annotated[Metadata, Field(description="Words of your own, which come back with the job.")] | None = None
+    webhook: (
+        Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="URL that is told of its end.")]
+        | None
+    ) = None
 
 
 class BulkBody(_Frozen):

@@ -43,6 +43,7 @@ def job_order(here: Services, request: Request, body: JobBody, idempotency: Idem
         request_id=g.request_id,
         deadline=None if body.deadline_seconds is None else time.time() + body.deadline_seconds,
         metadata=body.metadata,
+        webhook=body.webhook,
         listed=True,
         idempotency=idempotency,
     )

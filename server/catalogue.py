@@ -61,9 +61,11 @@ class CatalogueEntry:
 class Catalogue:
     """What ready workers serve. Announcements and the store's pointers are read at most once a second, bundles once."""
 
-    def __init__(self, connection: Redis, store: Store) -> None:
+    def __init__(self, connection: Redis, store: Store, *, without_worker: bool = False) -> None:
+        """`without_worker`: models of the store can also be asked for while no worker serves them."""
         self._redis = connection
         self._store = store
+        self._without_worker = without_worker
         self._announcements: list[Announcement] = []
         self._served: dict[str, ServedModel] = {}  # by `name`, of the latest version, and by `name@version`
         self._read_at = float("-inf")  # monotonic seconds
@@ -77,14 +79,14 @@ class Catalogue:
         """
         self._refresh()
         served = self._served.get(name) if name is not None else _only_choice(self._latest(), task)
-        if served is None:
-            raise self._not_served(name)
-        if task is not None and served.task != task:
+        entry = self._open(served) if served else self._unserved(name)
+        if task is not None and entry.manifest.task != task:
             raise InvalidRequest(
-                f"'model' is {served.target.model!r}, which is for {served.task}; send it to {ROUTES[served.task]}",
+                f"'model' is {entry.target.model!r}, which is for {entry.manifest.task};"
+                f" send it to {ROUTES[entry.manifest.task]}",
                 param="model",
             )
-        return self._open(served)
+        return entry
 
     def entries(self) -> list[CatalogueEntry]:
         """All models that can be asked for, by name, in their latest versions."""
@@ -125,6 +127,17 @@ class Catalogue:
             return self._store.latest(name) or 0
         except (StoreError, OSError):
             return 0
+
+    def _unserved(self, name: str | None) -> CatalogueEntry:
+        """A model of the store, which the next worker will run as bundles are run by default. Raises UnknownModel,
+        NotReady."""
+        if not self._without_worker or name is None:
+            raise self._not_served(name)
+        try:
+            bundle = self._store.open(*split_name(name), only=())
+            return self._read_bundle(bundle.target())
+        except StoreError:
+            raise self._not_served(name) from None
 
     def _not_served(self, name: str | None) -> NotReady | UnknownModel:
         announced = {served.target.model for each in self._announcements for served in each.models}

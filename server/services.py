@@ -44,7 +44,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
     """Opens nothing and asks Redis nothing: a server starts while Redis is still away."""
     jobs = JobQueue(connection)
     store = Store(settings.store)
-    catalogue = Catalogue(connection, store)
+    catalogue = Catalogue(connection, store, without_worker=settings.without_worker == "accept")
     metrics = CollectorRegistry()
     counters = RequestCounters(metrics, place)
     metrics.register(QueueCollector(connection, jobs, store))

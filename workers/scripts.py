@@ -95,6 +95,7 @@ end
 
 for i = 7, #ARGV, 2 do
   local engine, free, load = ARGV[i], tonumber(ARGV[i + 1]), 'kamishibai:load:' .. ARGV[i]
+  if not is(load, 'hash', 'none') then redis.call('DEL', load) end
   local turn = whole(redis.call('HGET', load, 'turn'), 0)
   local first, id, queue = turn, '', ''
   while turn - first < free and #claimed < most and looked_at < 16 * most and id do
@@ -158,6 +159,7 @@ end
 
 COMPLETE = (
     CLOCK
+    + IS
     + WHOLE
     + EXPIRE_TEXTS
     + TOLD
@@ -267,7 +269,8 @@ return lost
 )
 
 RELEASE = (
-    WHOLE
+    IS
+    + WHOLE
     + RING
     + TOLD
     + WEIGH

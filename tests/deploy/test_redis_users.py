@@ -139,7 +139,8 @@ def delete_job(client, job_id):
 
 def use_everything(product, tester):
     """Every way through the product that meets Redis."""
-    key = product.command("keys", "create", "ops", "--scope", "admin").strip()
+    limits = ["--jobs-per-minute", "1000", "--unfinished-jobs", "100"]
+    key = product.command("keys", "create", "ops", "--scope", "admin", *limits).strip()
     worker = product.start("kamishibai-worker", "worker", "--device", "cpu", "--name", "one")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -148,6 +149,7 @@ def use_everything(product, tester):
     with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as client:
         wait_until(lambda: len(list(client.models.list())) == 3)
         use_calls(client)
+        use_orders(client)
         use_jobs(client, product, tester, worker)
     assert "ops" in product.command("keys", "list")
     product.command("keys", "revoke", "ops")
@@ -160,6 +162,18 @@ def use_calls(client):
     assert "".join(chunk.choices[0].text for chunk in stream)
     assert client.images.generate(model="faces", prompt="", n=2).data
     assert "kamishibai_queue_depth" in client.get("/../metrics", cast_to=str)
+
+
+def use_orders(client):
+    job = {"model": "lstm", "input": {"prompt": "the", "max_tokens": 5}, "webhook": "https://example.org/"}
+    jobs = [{**job, "priority": priority, "deadline_seconds": 60} for priority in ("high", "normal", "low") * 4]
+    headers = {"Idempotency-Key": "one"}
+    made = [client.post("/jobs/bulk", body={"jobs": jobs}, cast_to=object, options={"headers": headers}) for _ in "ab"]
+    assert [each["accepted"] for each in made] == [12, 12]
+    ids = [each["id"] for each in made[0]["data"]]
+    assert {read_job(client, job_id, "?wait=30") for job_id in ids} == {"succeeded"}
+    page = client.get(f"/jobs?after={ids[-1]}", cast_to=object)
+    assert len(page["data"]) == 11
 
 
 def use_jobs(client, product, tester, worker):
