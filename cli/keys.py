@@ -45,8 +45,8 @@ def list_keys(store: Path, redis_url: str | None) -> None:
         return
     rows = [("ID", "NAME", "SCOPE", "JOBS/MIN", "UNFINISHED", "CREATED", "REVOKED")]
     for key in sorted(found.values(), key=lambda key: key.created_at):
-        limits = (str(limit or "-") for limit in (key.jobs_per_minute, key.unfinished_jobs))
-        rows.append((key.id, key.name, key.scope, *limits, _day(key.created_at), _day(key.revoked_at)))
+        rate, unfinished = (str(limit or "-") for limit in (key.jobs_per_minute, key.unfinished_jobs))
+        rows.append((key.id, key.name, key.scope, rate, unfinished, _day(key.created_at), _day(key.revoked_at)))
     print_table(rows)
 
 

@@ -244,3 +244,31 @@ def test_an_unknown_target_waits_on_its_queue(start_worker, jobs, request_of):
     job_id = jobs.submit(Order(request=request_of(0).model_copy(update={"target": target}), **LIFETIMES))
     time.sleep(1.5)
     assert jobs.read(job_id).status == "queued"
+
+
+def test_a_running_job_is_stopped_at_its_deadline_and_expires(jobs, start_worker, request_of, wait_ended, assert_right):
+    start_worker()
+    wait_ended(jobs.submit(Order(request=request_of(0), **LIFETIMES)))
+    slow = Order(request=request_of(0, max_tokens=4000, n=16, stop=()), deadline=time.time() + 1, **LIFETIMES)
+    good = Order(request=request_of(3), deadline=time.time() + 60, priority="low", **LIFETIMES)
+    jobs.enqueue([slow, good])
+    record = wait_ended(slow.job_id)
+    assert (record.status, record.error.code) == ("expired", "expired")
+    assert record.started_at is not None
+    assert 0.9 < record.ended_at - record.created_at < 1 + 2
+    assert_right(wait_ended(good.job_id))
+
+
+def test_a_worker_announces_how_fast_its_queue_drains(connection, jobs, start_worker, request_of, wait_ended):
+    start_worker()
+    for number in (0, 3, 6):
+        wait_ended(jobs.submit(Order(request=request_of(number), **LIFETIMES)))
+    request = request_of(0)
+    deadline = time.monotonic() + 10
+    while True:
+        (announcement,) = read_announcements(connection)
+        (counters,) = (each.counters for each in announcement.models if each.target == request.target)
+        if counters.work_per_second and counters.seconds_per_work:
+            return
+        assert time.monotonic() < deadline, "it is not announced"
+        time.sleep(0.1)
