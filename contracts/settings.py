@@ -19,6 +19,7 @@ CHOICES = {
     "log_format": ("text", "json"),
     "log_requests": ("auto", "on", "off"),
     "keys": ("auto", "required"),
+    "model_control": ("off", "on"),
     "without_worker": ("refuse", "accept"),
 }
 
@@ -51,6 +52,7 @@ class Settings:
     load_seconds: float = 600.0  # the same while it loads and warms up
     log_format: str = "text"  # or "json"
     log_requests: str = "auto"  # a line per request and job: "on", "off"; "auto" is on for JSON
+    model_control: str = "off"  # or "on": routes with which admins load and unload models and drain workers
     without_worker: str = "refuse"  # requests for a model of the store that no worker serves; or "accept" them
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
 

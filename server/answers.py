@@ -236,6 +236,31 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+Control = Literal["load", "unload", "reload", "drain", "resume"]
+
+
+class Worker(TypedDict):
+    id: Annotated[str, Field(description="Its name.")]
+    object: Literal["worker"]
+    device: str
+    ready: Annotated[bool, Field(description="Whether it takes jobs.")]
+    drained: Annotated[bool, Field(description="Whether an operator has told it to take none.")]
+    models: Annotated[list[str], Field(description="As `name@version`.")]
+
+
+class WorkerList(TypedDict):
+    object: Literal["list"]
+    data: list[Worker]
+
+
+class Controlled(TypedDict):
+    """The workers do it within a few seconds."""
+
+    id: str
+    object: Literal["model", "worker"]
+    asked: Control
+
+
 class Health(TypedDict):
     status: Literal["alive"]
 
