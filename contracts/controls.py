@@ -1,4 +1,4 @@
-"""What an operator has told the workers through a server: models that none shall serve, workers that shall take nothing."""
+"""What an operator has told the workers: models that none shall serve, workers that shall take nothing."""
 
 from __future__ import annotations
 
