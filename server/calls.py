@@ -1,26 +1,50 @@
-"""A synchronous call: one job from its admission to its end, for a client that waits."""
+"""Synchronous calls: jobs from their admission to their end, for a client that waits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from flask import g
+from redis import RedisError
 
 from contracts.errors import JobCancelled, JobTimedOut, NotFound, QueueUnavailable
 from contracts.jobs import JobRecord
 from contracts.requests import Request
 from server.access import caller
+from server.responses import result_of
 from server.services import Services
 
 MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that the job itself may take
 
+log = logging.getLogger(__name__)
 
-def enqueue_call(here: Services, request: Request) -> str:
-    """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id.
 
-    Once it has been read, `Services.farewells` should be told.
+def enqueue_calls(here: Services, requests: Sequence[Request]) -> list[str]:
+    """Put requests on the queue whose results are only read by the client that waits for them: all or none.
+
+    Returns the jobs' ids. Once they have been read, `Services.farewells` should be told.
     """
-    return enqueue(here, request, here.settings.unread_result_seconds)
+    job_ids: list[str] = []
+    try:
+        for request in requests:
+            job_ids.append(enqueue(here, request, here.settings.unread_result_seconds))
+    except Exception:
+        cancel_calls(here, job_ids)
+        raise
+    g.job_id = job_ids[0]  # by which the answer is named, too
+    return job_ids
+
+
+def cancel_calls(here: Services, job_ids: Iterable[str]) -> None:
+    """Nobody waits for these jobs any more. Those that have ended, or are gone, need nothing."""
+    for job_id in job_ids:
+        try:
+            with suppress(NotFound):
+                here.jobs.cancel(job_id)
+        except RedisError as error:
+            log.warning("job %s goes on although nobody waits, for it cannot be cancelled: %s", job_id, error)
 
 
 def enqueue(here: Services, request: Request, result_seconds: int) -> str:
@@ -40,21 +64,32 @@ def longest_wait_seconds(here: Services) -> float:
 
 
 def call(here: Services, request: Request, still_there: Callable[[], bool]) -> JobRecord:
-    """Run a request and wait for its end. A client that leaves or waits too long takes its job with it.
+    """Run a request and wait for its end. Raises what `call_all` raises."""
+    (record,) = call_all(here, [request], still_there)
+    return record
 
-    Raises JobCancelled, JobTimedOut, QueueUnavailable (the job is gone) and redis.RedisError.
+
+def call_all(here: Services, requests: Sequence[Request], still_there: Callable[[], bool]) -> list[JobRecord]:
+    """Run requests and wait for the end of all. A client that leaves or waits too long takes its jobs with it, and so
+    does the first job that fails.
+
+    Raises that job's error, JobCancelled, JobTimedOut, QueueUnavailable (a job is gone) and redis.RedisError.
     """
-    job_id = enqueue_call(here, request)
+    job_ids = enqueue_calls(here, requests)
     timeout_seconds = longest_wait_seconds(here)
     try:
-        record = here.waiting.wait_ended(job_id, timeout_seconds, still_there)
-        if not record.ended:
-            here.jobs.cancel(job_id)
-        here.farewells.add(record)
+        records = here.waiting.wait_all_ended(job_ids, timeout_seconds, still_there)
     except NotFound:
+        cancel_calls(here, job_ids)
         raise lost_call() from None
-    if record.ended:
-        return record
+    cancel_calls(here, (record.id for record in records if not record.ended))
+    for record in records:
+        here.farewells.add(record)
+    for record in records:
+        if record.ended:
+            result_of(record)  # raises the error of one that has failed
+    if all(record.ended for record in records):
+        return records
     if not still_there():
         raise JobCancelled("The client left before its answer was ready.")
     raise JobTimedOut(f"The job did not end within {timeout_seconds:.0f} seconds and was cancelled.")
