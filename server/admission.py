@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from contracts.errors import InvalidRequest
 from contracts.requests import (
     MAX_CALL_CHOICES,
+    MAX_CALL_SCORES,
     MAX_PROMPT_TOKENS,
     MAX_SEED,
     ClassifyBody,
@@ -70,8 +71,8 @@ class Admission:
         """The request of a body with one prompt. Raises InvalidRequest, UnknownModel and NotReady."""
         if body.lists_prompts:
             raise InvalidRequest(
-                f"'prompt' is a list of {len(body.prompts())} prompts, but a job has one; send each as a job of its own,"
-                " all of them at once to POST /v1/jobs/bulk",
+                f"'prompt' is a list of {len(body.prompts())} prompts, but a job has one;"
+                " POST /v1/jobs/bulk takes many jobs at once",
                 param="prompt",
             )
         (request,) = self.texts(body)
@@ -117,7 +118,9 @@ class Admission:
         if body.size not in sizes:
             given, choices = repr(body.size[:40]), " or ".join(map(repr, sizes))
             raise InvalidRequest(f"'size' is {given}; {model.target.model} draws {choices}", param="size")
-        return ImageRequest(target=model.target, seed=_seed(body.seed), count=body.n)
+        return ImageRequest(
+            target=model.target, seed=_seed(body.seed), count=body.n, response_format=body.response_format
+        )
 
     def classify(self, body: ClassifyBody) -> ClassifyRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
@@ -185,6 +188,19 @@ def _check_prompts(model: CatalogueEntry, body: CompletionBody, prompts: list[li
         raise InvalidRequest(
             f"'prompt' has {together} tokens in {len(prompts)} prompts; give at most {MAX_PROMPT_TOKENS} in one call",
             param="prompt",
+        )
+    _check_scores(body, prompts)
+
+
+def _check_scores(body: CompletionBody, prompts: list[list[int]]) -> None:
+    if body.logprobs is None:
+        return
+    told = sum(body.most_tokens(len(tokens)) + body.echo * len(tokens) for tokens in prompts) * body.n
+    if (scores := told * (body.logprobs + 1)) > MAX_CALL_SCORES:
+        raise InvalidRequest(
+            f"'logprobs' is {body.logprobs} for up to {told} tokens, which makes {scores} log-probabilities;"
+            f" ask for at most {MAX_CALL_SCORES} in one call, with fewer of them, or fewer or shorter texts",
+            param="logprobs",
         )
 
 

@@ -22,7 +22,7 @@ from server.failures import to_error
 from server.responses import end_chunk, result_body, result_of, text_chunk, usage_chunk
 from server.services import Services
 from server.transcript import Piece, Transcript
-from server.waiting import GLANCE_SECONDS, Look, Mail, Mailbox, Waiting
+from server.waiting import GLANCE_SECONDS, Delta, Mail, Mailbox, Waiting
 
 HEARTBEAT_SECONDS = 10.0
 EVENT_ID = re.compile("[0-9]{1,9}(,[0-9]{1,9})*")
@@ -82,7 +82,7 @@ class EventStream:
             mail = mailbox.get(GLANCE_SECONDS)
             if mail is None and not self._still_there():
                 return
-            for event in self._told(mail) if mail else ():
+            for event in self._told(mail) if mail and not self._transcripts[mail.place].ended else ():
                 yield event
                 spoke = time.monotonic()
             if time.monotonic() - spoke > HEARTBEAT_SECONDS:
@@ -102,12 +102,10 @@ class EventStream:
 
     def _told(self, mail: Mail) -> Iterator[str]:
         transcript = self._transcripts[mail.place]
-        if transcript.record is None or transcript.ended:
-            return
-        if mail.news is not Look.AGAIN:
+        if isinstance(mail.news, Delta):
             yield from self._text(transcript.news(mail.news))
             return
-        transcript.record = self._waiting.look_again(transcript.record)
+        transcript.record = self._waiting.look_again(cast(JobRecord, transcript.record))
         if transcript.ended:
             yield from self._end(transcript)
 
@@ -125,7 +123,7 @@ class EventStream:
 
     def _text(self, pieces: Iterable[Piece]) -> Iterator[str]:
         for piece in pieces:
-            yield self._numbered(text_chunk(self._head, piece.index, piece.text))
+            yield self._numbered(text_chunk(self._head, piece.choice, piece.text))
 
     def _numbered(self, body: Mapping[str, object]) -> str:
         """An event whose id tells how far each choice of the only job has come."""

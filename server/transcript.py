@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Piece(NamedTuple):
     """Some text of one choice that was not told before."""
 
-    index: int  # of the choice in the stream
+    choice: int  # its index in the stream
     text: str
 
 
