@@ -1,5 +1,5 @@
 """Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime but
-for the API keys, which stay.
+for the API keys and the secret of URLs, which stay.
 
 kamishibai:bell:<queue>               list    one token while a queue may hold work; workers wait on it
 kamishibai:worker:<worker>            string  JSON: what a worker serves and its counters (contracts.announcements)
@@ -8,6 +8,7 @@ kamishibai:text:<job>:<choice>        string  text of a streaming job's choice s
 kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
 kamishibai:janitor                    string  lock of the worker parent that looks for lost leases
 kamishibai:keys                       hash    API keys by id, JSON (contracts.api_keys); only the operator writes it
+kamishibai:url_secret                 string  32 random bytes that sign URLs of pictures (server.picture_urls)
 
 channel kamishibai:ended              JSON list of job ids that have reached a terminal state
 channel kamishibai:deltas             JSON list of [job id, choice, byte offset, text]
@@ -21,6 +22,7 @@ WORKERS = PREFIX + "workers"
 JANITOR = PREFIX + "janitor"
 NOTHING = PREFIX + "nothing"  # never there: deleting it asks whether Redis takes writes
 API_KEYS = PREFIX + "keys"
+URL_SECRET = PREFIX + "url_secret"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
 

@@ -45,7 +45,8 @@ MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a w
 MAX_PICTURES = 1024
 MAX_TEXTS = 64  # that one request classifies
 MAX_PROMPTS = 64  # of one call; each is a job
-MAX_CALL_CHOICES = 256  # texts that one call asks for, over all its prompts; a server keeps them until the last is there
+MAX_CALL_SCORES = 2_000_000  # log-probabilities that one call asks for; a server is busy for a second with so many
+MAX_CALL_CHOICES = 256  # texts that one call asks for, over all prompts; a server keeps them until the last is there
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
@@ -274,6 +275,9 @@ class StreamOptions(_Frozen):
     include_usage: bool = False
 
 
+PictureFormat = Literal["b64_json", "url"]
+
+
 class ImageBody(_Body):
     """Body of POST /v1/images/generations. OpenAI's other fields are accepted at their defaults."""
 
@@ -282,7 +286,7 @@ class ImageBody(_Body):
     n: Annotated[int, Field(ge=1, description="Pictures to draw.")] = 1
     size: str = "auto"
     seed: Seed | None = None
-    response_format: Literal["b64_json"] = "b64_json"
+    response_format: PictureFormat = "b64_json"
     user: str | None = None
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
@@ -381,6 +385,7 @@ class ImageRequest(_Frozen):
     target: Target
     seed: Seed
     count: Annotated[int, Field(ge=1, le=MAX_PICTURES)]
+    response_format: PictureFormat = "b64_json"  # how the answer brings them; workers do not care
     stream: Literal[False] = False
 
 

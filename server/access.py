@@ -19,7 +19,8 @@ from contracts.settings import Settings
 
 CACHE_SECONDS = 1.0  # a revoked key works for this much longer at most
 RETRY_SECONDS = 1.0
-OPEN_ENDPOINTS = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
+PROBES = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
+OPEN_ENDPOINTS = PROBES | {"images.read_picture"}  # whose URL is signed
 SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {"operations.metrics": "admin"}  # all others: infer
 
 _PORT = re.compile(r":\d+$")

@@ -11,7 +11,7 @@ from redis import RedisError
 
 from contracts.errors import JobCancelled, JobTimedOut, NotFound, QueueUnavailable
 from contracts.jobs import JobRecord
-from contracts.requests import Request
+from contracts.requests import ImageRequest, Request
 from server.access import caller
 from server.responses import result_of
 from server.services import Services
@@ -29,7 +29,7 @@ def enqueue_calls(here: Services, requests: Sequence[Request]) -> list[str]:
     job_ids: list[str] = []
     try:
         for request in requests:
-            job_ids.append(enqueue(here, request, here.settings.unread_result_seconds))
+            job_ids.append(enqueue(here, request, _result_seconds(here, request)))
     except Exception:
         cancel_calls(here, job_ids)
         raise
@@ -84,7 +84,8 @@ def call_all(here: Services, requests: Sequence[Request], still_there: Callable[
         raise lost_call() from None
     cancel_calls(here, (record.id for record in records if not record.ended))
     for record in records:
-        here.farewells.add(record)
+        if not _is_read_later(record.request):
+            here.farewells.add(record)
     for record in records:
         if record.ended:
             result_of(record)  # raises the error of one that has failed
@@ -93,6 +94,16 @@ def call_all(here: Services, requests: Sequence[Request], still_there: Callable[
     if not still_there():
         raise JobCancelled("The client left before its answer was ready.")
     raise JobTimedOut(f"The job did not end within {timeout_seconds:.0f} seconds and was cancelled.")
+
+
+def _is_read_later(request: Request) -> bool:
+    """Whether the answer names URLs of what the job has made, by which it is fetched afterwards."""
+    return isinstance(request, ImageRequest) and request.response_format == "url"
+
+
+def _result_seconds(here: Services, request: Request) -> int:
+    settings = here.settings
+    return settings.job_result_seconds if _is_read_later(request) else settings.unread_result_seconds
 
 
 def lost_call() -> QueueUnavailable:

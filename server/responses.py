@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from flask import Response, stream_with_context
+from flask import Response, has_request_context, stream_with_context
 
 from contracts.errors import EngineFailed, JobCancelled, KamishibaiError
 from contracts.jobs import JobQueue, JobRecord
@@ -13,6 +13,9 @@ from contracts.requests import ClassifyRequest, ImageRequest, TextRequest
 from contracts.results import Choice, ClassifyResult, ImageResult, Result, TextResult
 from server import answers
 from server.catalogue import CatalogueEntry
+from server.services import services
+
+Pictures = list[answers.Picture] | list[answers.PictureLink]
 
 
 def completion_body(records: Sequence[JobRecord]) -> answers.Completion:
@@ -37,7 +40,7 @@ def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answe
         return completion_body([record])
     if isinstance(result, ClassifyResult):
         return _classifications(record, result)
-    return _images(record, result, jobs.pictures(result))
+    return _images(record, result, _pictures(record, result, jobs))
 
 
 def result_of(record: JobRecord) -> Result:
@@ -189,10 +192,17 @@ def _classifications(record: JobRecord, result: ClassifyResult) -> answers.Class
     }
 
 
-def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> answers.Images:
+def _pictures(record: JobRecord, result: ImageResult, jobs: JobQueue) -> Pictures:
+    # A URL holds the host that the client asked for; outside of a request nobody has asked for one.
+    if cast(ImageRequest, record.request).response_format == "url" and has_request_context():
+        return [answers.PictureLink(url=url) for url in services().picture_urls.of(record, result.count)]
+    return [answers.Picture(b64_json=picture) for picture in jobs.pictures(result)]
+
+
+def _images(record: JobRecord, result: ImageResult, data: Pictures) -> answers.Images:
     return {
         "created": int(record.created_at),
-        "data": [{"b64_json": picture} for picture in pictures],
+        "data": data,
         "seed": cast(ImageRequest, record.request).seed,
         "model": record.request.target.model,
         "version": record.request.target.version,

@@ -18,6 +18,7 @@ from server.catalogue import Catalogue
 from server.counters import RequestCounters
 from server.farewells import Farewells
 from server.metrics import QueueCollector
+from server.picture_urls import PictureUrls
 from server.shared_folder import Place
 from server.waiting import Waiting
 
@@ -34,6 +35,7 @@ class Services:
     admission: Admission
     waiting: Waiting
     farewells: Farewells
+    picture_urls: PictureUrls
     metrics: CollectorRegistry
     counters: RequestCounters
 
@@ -55,6 +57,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         admission=Admission(settings, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
+        picture_urls=PictureUrls(connection, settings.job_result_seconds),
         metrics=metrics,
         counters=counters,
     )
