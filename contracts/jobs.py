@@ -160,8 +160,18 @@ class JobQueue:
             return result.pictures
         stored = cast(list[bytes], self._redis.lrange(result.pictures_key or "", 0, -1))
         if len(stored) != result.count:
-            raise NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
+            raise _no_pictures()
         return [base64.b64encode(picture).decode() for picture in stored]
+
+    def picture(self, result: ImageResult, index: int) -> bytes:
+        """One picture of a result, a PNG file. Raises NotFound where there is none (any more)."""
+        if result.pictures is None:
+            found = cast(list[bytes], self._redis.lrange(result.pictures_key or "", index, index))
+        else:
+            found = list(map(base64.b64decode, result.pictures[index : index + 1]))
+        if not found:
+            raise _no_pictures()
+        return found[0]
 
     def text_from(self, job_id: str, choice: int, offset: int) -> str:
         """The text of a streaming job's choice so far, from a byte offset on."""
@@ -374,6 +384,10 @@ def _keys_of(record: JobRecord) -> list[str]:
     if isinstance(record.result, ImageResult) and record.result.pictures_key:
         found.append(record.result.pictures_key)
     return found
+
+
+def _no_pictures() -> NotFound:
+    return NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
 
 
 def no_such_job(job_id: str) -> NotFound:

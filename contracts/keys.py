@@ -1,5 +1,5 @@
 """Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime but
-for what the operator has said, which stays.
+for what the operator has said and the secret of URLs, which stay.
 
 kamishibai:bell:<engine>              list    one token while its queues may hold work; workers wait on it
 kamishibai:load:<engine>              hash    of what waits in its queues: work, bytes; and turns taken
@@ -18,6 +18,7 @@ kamishibai:unloaded                   set     models that no worker shall serve;
 kamishibai:reloads                    hash    how often each model was to be read anew; likewise
 kamishibai:drained                    set     workers that shall take nothing; likewise
 kamishibai:keys                       hash    API keys by id, JSON (contracts.api_keys); only the operator writes it
+kamishibai:url_secret                 string  32 random bytes that sign URLs of pictures (server.picture_urls)
 
 channel kamishibai:ended              JSON list of job ids that have reached a terminal state
 channel kamishibai:deltas             JSON list of [job id, choice, byte offset, text]
@@ -34,6 +35,7 @@ API_KEYS = PREFIX + "keys"
 UNLOADED = PREFIX + "unloaded"
 RELOADS = PREFIX + "reloads"
 DRAINED = PREFIX + "drained"
+URL_SECRET = PREFIX + "url_secret"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
 

@@ -105,9 +105,13 @@ class Picture(TypedDict):
     b64_json: Annotated[str, Field(description="A PNG file in base64.")]
 
 
+class PictureLink(TypedDict):
+    url: Annotated[str, Field(description="Of a PNG file, for as long as the job is kept; it needs no key.")]
+
+
 class Images(TypedDict):
     created: Annotated[int, Field(ge=0, description="Unix seconds.")]
-    data: list[Picture]
+    data: list[Picture] | list[PictureLink]
     seed: Seed
     model: str
     version: Version

@@ -40,12 +40,9 @@ class CatalogueEntry:
     tokenizer: Tokenizer | None  # None: not a model that writes text
     encoder: EncoderTokenizer | None  # None: not a classifier
 
-    def encode(self, text: str) -> list[int]:
-        """A prompt's token ids. Raises InvalidRequest for characters that the model cannot read."""
-        if self.tokenizer is None:
-            return []
-        (tokens,) = _encode(self.tokenizer, [text])
-        return tokens
+    def encode(self, prompts: list[str]) -> list[list[int]]:
+        """The token ids of prompts. Raises InvalidRequest for characters that the model cannot read."""
+        return [] if self.tokenizer is None else _encode(self.tokenizer, prompts)
 
     def frame(self, texts: list[str], most: int) -> list[tuple[list[int], int]]:
         """Token ids of texts to classify, at most so many of each, and how many there were. Raises InvalidRequest."""

@@ -67,6 +67,17 @@ _LISTED: tuple[Json, ...] = (
     {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(get_args(Status))}},
     {"name": "model", "in": "query", "schema": {"type": "string"}},
 )
+_PICTURE: tuple[Json, ...] = (
+    {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}},
+    {
+        "name": "expires",
+        "in": "query",
+        "required": True,
+        "description": "Unix seconds.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {"name": "signature", "in": "query", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
+)
 _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -113,6 +124,12 @@ def operations(settings: Settings) -> dict[str, Operation]:
             body=ImageBody,
             example={"model": "faces", "n": 1, "seed": 3},
             failures=(*_TAKES_BODY, *_ENDS_JOB),
+        ),
+        "images.read_picture": Operation(
+            "Pictures",
+            content=("image/png",),
+            parameters=(_JOB_ID, *_PICTURE),
+            failures=(errors.Forbidden, *_FINDS_JOB, errors.QueueUnavailable),
         ),
         "classifications.classify": Operation(
             "Labels",

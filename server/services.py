@@ -19,6 +19,7 @@ from server.counters import RequestCounters
 from server.estimates import Estimates
 from server.farewells import Farewells
 from server.metrics import QueueCollector
+from server.picture_urls import PictureUrls
 from server.shared_folder import Place
 from server.waiting import Waiting
 
@@ -36,6 +37,7 @@ class Services:
     estimates: Estimates
     waiting: Waiting
     farewells: Farewells
+    picture_urls: PictureUrls
     metrics: CollectorRegistry
     counters: RequestCounters
 
@@ -58,6 +60,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         estimates=Estimates(jobs, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
+        picture_urls=PictureUrls(connection, settings.job_result_seconds),
         metrics=metrics,
         counters=counters,
     )

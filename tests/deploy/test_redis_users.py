@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -163,6 +164,9 @@ def use_calls(client):
     stream = client.completions.create(model="lstm", prompt="the", max_tokens=400, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream)
     assert client.images.generate(model="faces", prompt="", n=2).data
+    (picture,) = client.images.generate(model="faces", prompt="", response_format="url").data or []
+    with urllib.request.urlopen(str(picture.url)) as answer:
+        assert answer.read().startswith(b"\x89PNG")
     assert "kamishibai_queue_depth" in client.get("/../metrics", cast_to=str)
 
 
