@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from contracts.errors import EngineFailed, InvalidRequest
+from contracts.jobs import JobQueue
 from server import admission, streaming
 from server.app import create_app
 
