@@ -26,7 +26,7 @@ def create_key(name: str, scope: Scope, store: Path, redis_url: str | None) -> N
     click.echo(text)
     click.echo(f"This is the only time that it is shown. It works within a second; scope {scope}.", err=True)
     if first:
-        click.echo("It is the first key: from now on all but health and URLs of pictures needs one.", err=True)
+        click.echo("It is the first key: from now on every route but health and URLs of pictures needs one.", err=True)
 
 
 def list_keys(store: Path, redis_url: str | None) -> None:
