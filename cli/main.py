@@ -447,7 +447,7 @@ def keys() -> None:
 @STORE
 @REDIS_URL
 def create(**options: Any) -> None:
-    """Make a key and show it, once. From the first key on, every route but /healthz and /readyz needs one."""
+    """Make a key and show it, once. From the first key on, every route but health and URLs of pictures needs one."""
     from cli.keys import create_key
 
     create_key(**options)

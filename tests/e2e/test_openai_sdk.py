@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 PROMPTS = ["the quick", " brown fox jumps", "over", "the lazy dog and runs away from the old town", "a"]
-SETTINGS = {"max_tokens": 24, "temperature": 1.0, "seed": 11, "n": 2, "logprobs": 2}
+SETTINGS: dict[str, Any] = {"max_tokens": 24, "temperature": 1.0, "seed": 11, "n": 2, "logprobs": 2}
 OURS = {"top_k": 40, "min_p": 0.01, "repetition_penalty": 1.1, "min_tokens": 3, "ignore_eos": True}
 
 
