@@ -18,15 +18,22 @@ from contracts.settings import from_environment
 from workers.embedded_redis import running_url
 
 
-def create_key(name: str, scope: Scope, store: Path, redis_url: str | None) -> None:
+def create_key(
+    name: str,
+    scope: Scope,
+    jobs_per_minute: int | None,
+    unfinished_jobs: int | None,
+    store: Path,
+    redis_url: str | None,
+) -> None:
     """The key goes to standard output, alone, so that a script can keep it. Raises ValueError, StoreError."""
     with _keys(store, redis_url) as keys:
         first = keys.read() is None
-        text = keys.create(name, scope)
+        text = keys.create(name, scope, jobs_per_minute=jobs_per_minute, unfinished_jobs=unfinished_jobs)
     click.echo(text)
     click.echo(f"This is the only time that it is shown. It works within a second; scope {scope}.", err=True)
     if first:
-        click.echo("It is the first key: from now on every route but /healthz and /readyz needs one.", err=True)
+        click.echo("It is the first key: from now on every route but health and URLs of pictures needs one.", err=True)
 
 
 def list_keys(store: Path, redis_url: str | None) -> None:
@@ -36,9 +43,10 @@ def list_keys(store: Path, redis_url: str | None) -> None:
     if found is None:
         click.echo("There are no API keys; servers are open to whoever reaches them.")
         return
-    rows = [("ID", "NAME", "SCOPE", "CREATED", "REVOKED")]
+    rows = [("ID", "NAME", "SCOPE", "JOBS/MIN", "UNFINISHED", "CREATED", "REVOKED")]
     for key in sorted(found.values(), key=lambda key: key.created_at):
-        rows.append((key.id, key.name, key.scope, _day(key.created_at), _day(key.revoked_at)))
+        rate, unfinished = (str(limit or "-") for limit in (key.jobs_per_minute, key.unfinished_jobs))
+        rows.append((key.id, key.name, key.scope, rate, unfinished, _day(key.created_at), _day(key.revoked_at)))
     print_table(rows)
 
 

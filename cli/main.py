@@ -452,10 +452,12 @@ def keys() -> None:
     show_default=True,
     help="infer: ask models, and see the jobs made with this key. admin: also see all jobs, and the metrics.",
 )
+@click.option("--jobs-per-minute", type=click.IntRange(1), help="Requests of any kind; the server's default if absent.")
+@click.option("--unfinished-jobs", type=click.IntRange(1), help="That may wait or run at once; likewise.")
 @STORE
 @REDIS_URL
 def create(**options: Any) -> None:
-    """Make a key and show it, once. From the first key on, every route but /healthz and /readyz needs one."""
+    """Make a key and show it, once. From the first key on, every route but health and URLs of pictures needs one."""
     from cli.keys import create_key
 
     create_key(**options)

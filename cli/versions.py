@@ -100,7 +100,7 @@ def _check_unused(store: Store, name: str, versions: list[int], redis_url: str |
     jobs = JobQueue(connect(from_environment(redis_url=url).redis_url))
     for version in versions:
         bundle = store.open(name, version, only=())
-        queues = [bundle.target(variant).queue_name for variant in bundle.variants()]
+        queues = [queue for variant in bundle.variants() for queue in bundle.target(variant).queues]
         try:
             count = sum(jobs.unfinished(queues))
         except RedisError as error:

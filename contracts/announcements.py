@@ -12,6 +12,7 @@ from contracts.bundle import Task
 from contracts.requests import MAX_SEED, Target
 
 Counter = Annotated[int, Field(ge=0, le=MAX_SEED)]  # what a metric can show
+Rate = Annotated[float, Field(ge=0)]
 HistogramName = Literal["batch_size", "call_seconds", "queue_seconds", "first_token_seconds", "between_tokens_seconds"]
 
 _WAIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -49,6 +50,8 @@ class EngineCounters(_Frozen):
     slots: Counter = 0  # rows, or requests for pictures, that it may run at once
     slots_used: Counter = 0
     waiting: Counter = 0  # requests that the worker holds for it
+    work_per_second: Rate | None = None  # that ended jobs had asked for, of all together; None: none has ended yet
+    seconds_per_work: Rate | None = None  # of a single job in the company of others
 
 
 class ServedModel(_Frozen):

@@ -41,6 +41,8 @@ class ApiKey(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the whole key
     created_at: int  # Unix seconds
     revoked_at: int | None = None
+    jobs_per_minute: Annotated[int, Field(ge=1)] | None = None  # None: the server's default
+    unfinished_jobs: Annotated[int, Field(ge=1)] | None = None  # the same
 
     def opens(self, text: str) -> bool:
         """Whether this is the key that a client has sent, and still good. A near miss takes as long as a far one."""
@@ -75,7 +77,9 @@ class ApiKeys:
                 found[key.id] = key
         return found if rows else None
 
-    def create(self, name: str, scope: Scope) -> str:
+    def create(
+        self, name: str, scope: Scope, *, jobs_per_minute: int | None = None, unfinished_jobs: int | None = None
+    ) -> str:
         """A new key, in the only moment in which its text is known; switches authentication on.
 
         Raises ValueError for a name that is none or is taken.
@@ -89,7 +93,16 @@ class ApiKeys:
             raise ValueError(f"there is a key {name!r} already; revoke it first, or choose another name")
         new_id = secrets.token_hex(6)
         text = f"kmb_{new_id}_{secrets.token_hex(32)}"
-        self._write(ApiKey(id=new_id, name=name, scope=scope, sha256=_sha256(text), created_at=int(time.time())))
+        key = ApiKey(
+            id=new_id,
+            name=name,
+            scope=scope,
+            sha256=_sha256(text),
+            created_at=int(time.time()),
+            jobs_per_minute=jobs_per_minute,
+            unfinished_jobs=unfinished_jobs,
+        )
+        self._write(key)
         return text
 
     def revoke(self, name_or_id: str) -> ApiKey:

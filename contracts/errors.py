@@ -3,13 +3,19 @@
 KamishibaiError                 status  code                  retryable
 ├── InvalidRequest                 400  invalid_value         no
 │   ├── BodyTooLarge               413  body_too_large        no
-│   └── BodyTooSlow                408  body_too_slow         no
+│   ├── BodyTooSlow                408  body_too_slow         no
+│   ├── IdempotencyConflict        422  idempotency_conflict  no
+│   └── DeadlineUnreachable        422  deadline_unreachable  no
 ├── Unauthenticated                401  invalid_api_key       no
 ├── Forbidden                      403  forbidden             no
 ├── NotFound                       404  not_found             no
 │   └── UnknownModel               404  model_not_found       no
 ├── JobCancelled                   409  cancelled             no
-├── TooManyBatches                 429  too_many_batches      yes
+├── JobExpired                     504  expired               no
+├── RateLimited                    429  rate_limit_exceeded   yes
+│   ├── QueueFull                  429  queue_full            yes
+│   ├── TooManyJobs                429  too_many_jobs         yes
+│   └── TooManyBatches             429  too_many_batches      yes
 ├── EngineFailed                   500  engine_failed         no
 │   └── LeaseLost                  500  worker_lost           yes
 ├── JobTimedOut                    504  timeout               no
@@ -82,6 +88,14 @@ class BodyTooSlow(InvalidRequest):
     status, code = 408, "body_too_slow"
 
 
+class IdempotencyConflict(InvalidRequest):
+    status, code = 422, "idempotency_conflict"
+
+
+class DeadlineUnreachable(InvalidRequest):
+    status, code = 422, "deadline_unreachable"
+
+
 class Unauthenticated(KamishibaiError):
     status, code, type = 401, "invalid_api_key", "invalid_request_error"
 
@@ -102,8 +116,28 @@ class JobCancelled(KamishibaiError):
     status, code, type = 409, "cancelled", "invalid_request_error"
 
 
-class TooManyBatches(KamishibaiError):
-    status, code, type, retryable = 429, "too_many_batches", "invalid_request_error", True
+class JobExpired(KamishibaiError):
+    status, code = 504, "expired"
+
+
+class RateLimited(KamishibaiError):
+    status, code, type, retryable = 429, "rate_limit_exceeded", "rate_limit_error", True
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_seconds = retry_after_seconds  # None: nobody knows
+
+
+class QueueFull(RateLimited):
+    code = "queue_full"
+
+
+class TooManyJobs(RateLimited):
+    code = "too_many_jobs"
+
+
+class TooManyBatches(RateLimited):
+    code = "too_many_batches"
 
 
 class EngineFailed(KamishibaiError):
@@ -138,7 +172,8 @@ class StoreError(Exception):
 
 
 _RECORDED: dict[str, type[KamishibaiError]] = {
-    error.code: error for error in (InvalidRequest, JobCancelled, EngineFailed, LeaseLost, JobTimedOut, NotReady)
+    error.code: error
+    for error in (InvalidRequest, JobCancelled, JobExpired, EngineFailed, LeaseLost, JobTimedOut, NotReady)
 }
 
 

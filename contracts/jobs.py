@@ -7,34 +7,35 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import time
-import uuid
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from redis import Redis
-from redis.client import Pipeline
 from redis.exceptions import ResponseError
-from rq import Queue, Retry
-from rq.job import Job
-from rq.serializers import JSONSerializer
 
 from contracts import keys
-from contracts.errors import BodyTooLarge, InvalidRequest, KamishibaiError, NotFound, from_record
-from contracts.lua import CLOCK, EXPIRE_TEXTS, WHOLE
-from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest, parse_request
+from contracts.enqueue import JOB_FUNCTION, MAX_DATA_BYTES, MOST_AT_ONCE, Accepted, Enqueuer
+from contracts.errors import InvalidRequest, JobExpired, KamishibaiError, NotFound, from_record
+from contracts.lua import CLOCK, EXPIRE_TEXTS, IS, LEAVE, RING, TOLD, WEIGH, WHOLE
+from contracts.orders import NO_LIMITS, JobMeta, Order, OrderLimits
+from contracts.requests import (
+    PRIORITIES,
+    ClassifyRequest,
+    ImageRequest,
+    Priority,
+    Request,
+    Target,
+    TextRequest,
+    parse_request,
+)
 from contracts.results import RESULT, ClassifyResult, ImageResult, Result, TextResult
 
-JOB_FUNCTION = "workers.tasks.perform"
-LOST_LEASES_ALLOWED = 3
-MAX_DATA_BYTES = 16 << 20  # of a job's data; a thousandth of that in zlib can stand for it
-MOST_AT_ONCE = 64  # jobs in one round trip: Redis serves the others between two of them
 MAX_REASON_BYTES = 1 << 20  # of why a job failed
-MAX_META_BYTES = 1 << 12
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 _STATUS_OF_RQ: dict[str, Status] = {
@@ -63,11 +64,24 @@ class JobRecord:
     ended_at: float | None
     result: Result | None
     error: KamishibaiError | None
-    owner: str | None  # id of the API key that made it; None: made while there were no keys
+    queue: str
+    meta: JobMeta
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def priority(self) -> Priority:
+        last = self.queue.rpartition("/")[2]
+        return last if last in PRIORITIES else "normal"
+
+
+class Ahead(NamedTuple):
+    """What has to be done before a job of one engine and priority can begin."""
+
+    jobs: int
+    work: float  # tokens or pictures
 
 
 class JobQueue:
@@ -75,49 +89,20 @@ class JobQueue:
 
     def __init__(self, connection: Redis) -> None:
         self._redis = connection
-        self._queues: dict[str, Queue] = {}  # RQ asks for the server's version once per Queue object
         self._cancel = connection.register_script(CANCEL)
+        self._enqueuer = Enqueuer(connection)
 
-    def enqueue(
-        self,
-        request: Request,
-        *,
-        result_seconds: int,
-        timeout_seconds: int,
-        job_id: str | None = None,
-        owner: str | None = None,
-        request_id: str | None = None,
-    ) -> str:
-        """Put a request on its queue in one transaction and ring the bell. Returns the job's id.
+    def enqueue(self, orders: Sequence[Order], limits: OrderLimits = NO_LIMITS) -> list[Accepted | KamishibaiError]:
+        """What became of each order; see `Enqueuer.enqueue`. An accepted one is the queue's: it ends in exactly one
+        terminal state."""
+        return self._enqueuer.enqueue(orders, limits)
 
-        Once this returns, the job is the queue's: it ends in exactly one terminal state. `owner` is whose job it is:
-        the id of an API key; `request_id` names the HTTP request in the logs of all who handle the job. Raises
-        BodyTooLarge for a request that no worker would read.
-        """
-        queue = self._queue(request.target.queue_name)
-        job = Job.create(
-            JOB_FUNCTION,
-            args=[request.model_dump(mode="json")],
-            connection=self._redis,
-            serializer=JSONSerializer,
-            id=job_id or new_job_id(),
-            origin=queue.name,
-            description=f"{request.task} {request.target.model}@{request.target.version}",
-            timeout=timeout_seconds,
-            result_ttl=result_seconds,
-            failure_ttl=result_seconds,
-            meta={name: value for name, value in (("owner", owner), ("request_id", request_id)) if value},
-        )
-        if len(job.data) > MAX_DATA_BYTES:
-            raise BodyTooLarge(f"As a job the request has {len(job.data)} bytes, over {MAX_DATA_BYTES}; send less.")
-        # RQ's own cleanup fails a job whose lease has run out unless retries are left; see docs/architecture.md.
-        retry = Retry(max=LOST_LEASES_ALLOWED)
-        job.retries_left, job.retry_intervals = retry.max, retry.intervals
-        with self._redis.pipeline() as pipe:
-            queue.enqueue_job(job, pipeline=pipe)
-            _ring(pipe, queue.name)
-            pipe.execute()
-        return job.id
+    def submit(self, order: Order) -> str:
+        """The id of one order's job, with no limits. Raises BodyTooLarge, IdempotencyConflict."""
+        (outcome,) = self.enqueue([order])
+        if isinstance(outcome, KamishibaiError):
+            raise outcome
+        return outcome.job_id
 
     def confirm(self, job_id: str) -> JobRecord:
         """A job that was just enqueued, once Redis takes a further write. Raises redis.RedisError when it does not.
@@ -132,20 +117,42 @@ class JobQueue:
         """Raises NotFound for an id that was never given out or has outlived its lifetime."""
         check_job_id(job_id)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(_job_key(job_id), "status", "data", "created_at", "started_at", "ended_at", "meta")
+            pipe.hmget(_job_key(job_id), *_FIELDS)
             pipe.xrevrange(_results_key(job_id), count=1)
-            try:
-                fields, results = pipe.execute()
-            except ResponseError as error:
-                if "WRONGTYPE" in str(error):
-                    raise no_such_job(job_id) from None
-                raise
-        if fields[0] is None or fields[1] is None:
-            raise no_such_job(job_id)
-        try:
-            return _record(job_id, fields, results[0][1] if results else {})
-        except InvalidRequest:
-            raise no_such_job(job_id) from None  # a job of somebody else's on the same Redis
+            fields, results = pipe.execute(raise_on_error=False)
+        return _readable(job_id, fields, results)
+
+    def listed(self, owner: str | None, after: str | None, most: int) -> list[str]:
+        """Ids of an owner's listed jobs behind the one named, newest first; some may be past their lifetime.
+
+        Raises NotFound where the one named is no longer listed.
+        """
+        index = keys.jobs(keys.owner(owner))
+        begin = 0
+        if after is not None:
+            rank = cast(int | None, self._redis.zrevrank(index, check_job_id(after)))
+            if rank is None:
+                raise NotFound(
+                    f"'after' is {after[:80]!r}, a job that is not listed any more; begin anew", param="after"
+                )
+            begin = rank + 1
+        found = cast(list[bytes], self._redis.zrevrange(index, begin, begin + most - 1))
+        return [job_id.decode() for job_id in found]
+
+    def read_all(self, job_ids: list[str]) -> list[JobRecord]:
+        """Those of these jobs that exist."""
+        records: list[JobRecord] = []
+        for begin in range(0, len(job_ids), MOST_AT_ONCE):
+            part = job_ids[begin : begin + MOST_AT_ONCE]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in part:
+                    pipe.hmget(_job_key(job_id), *_FIELDS)
+                    pipe.xrevrange(_results_key(job_id), count=1)
+                answers = pipe.execute(raise_on_error=False)
+            for job_id, fields, results in zip(part, answers[::2], answers[1::2], strict=True):
+                with suppress(NotFound):
+                    records.append(_readable(job_id, fields, results))
+        return records
 
     def ended(self, job_ids: list[str]) -> list[bool | None]:
         """Of each job whether it has ended; None for one that is not there (any more)."""
@@ -164,8 +171,18 @@ class JobQueue:
             return result.pictures
         stored = cast(list[bytes], self._redis.lrange(result.pictures_key or "", 0, -1))
         if len(stored) != result.count:
-            raise NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
+            raise _no_pictures()
         return [base64.b64encode(picture).decode() for picture in stored]
+
+    def picture(self, result: ImageResult, index: int) -> bytes:
+        """One picture of a result, a PNG file. Raises NotFound where there is none (any more)."""
+        if result.pictures is None:
+            found = cast(list[bytes], self._redis.lrange(result.pictures_key or "", index, index))
+        else:
+            found = list(map(base64.b64decode, result.pictures[index : index + 1]))
+        if not found:
+            raise _no_pictures()
+        return found[0]
 
     def text_from(self, job_id: str, choice: int, offset: int) -> str:
         """The text of a streaming job's choice so far, from a byte offset on."""
@@ -189,17 +206,29 @@ class JobQueue:
                     for key in _keys_of(record):
                         pipe.expire(key, seconds)
                     for registry in ("finished", "failed"):
-                        pipe.zadd(f"rq:{registry}:{record.request.target.queue_name}", {record.id: until}, xx=True)
+                        pipe.zadd(f"rq:{registry}:{record.queue}", {record.id: until}, xx=True)
                 pipe.execute()
 
     def delete(self, record: JobRecord) -> None:
         """Forget an ended job and all that belongs to it."""
-        queue = record.request.target.queue_name
         with self._redis.pipeline() as pipe:
             pipe.delete(*_keys_of(record))
             for registry in ("finished", "failed", "canceled"):
-                pipe.zrem(f"rq:{registry}:{queue}", record.id)
+                pipe.zrem(f"rq:{registry}:{record.queue}", record.id)
+            pipe.zrem(keys.jobs(keys.owner(record.meta.owner)), record.id)
             pipe.execute()
+
+    def ahead(self, target: Target, priority: Priority, job_id: str | None = None) -> Ahead:
+        """What waits before a queued job, or, without an id, before one that is enqueued now."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hget(keys.load(target.engine), "work")
+            pipe.lpos(f"rq:queue:{target.queue(priority)}", job_id or "")
+            for queue in target.queues:
+                pipe.llen(f"rq:queue:{queue}")
+            work, place, *lengths = pipe.execute()
+        index = PRIORITIES.index(priority)
+        jobs = sum(lengths[:index]) + (lengths[index] if place is None else place)
+        return Ahead(jobs, jobs * max(0, int(work or 0)) / max(1, sum(lengths)))
 
     def depth(self, queue_names: list[str]) -> list[int]:
         """Jobs waiting in each queue."""
@@ -217,16 +246,16 @@ class JobQueue:
             running: list[int] = pipe.execute()
         return [sum(counts) for counts in zip(self.depth(queue_names), running, strict=True)]
 
-    def _queue(self, name: str) -> Queue:
-        if name not in self._queues:
-            self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
-        return self._queues[name]
-
 
 CANCEL = (
     CLOCK
     + WHOLE
     + EXPIRE_TEXTS
+    + IS
+    + RING
+    + TOLD
+    + WEIGH
+    + LEAVE
     + """
 -- ARGV: job id. Returns 'cancelled', 'ended' or 'missing'.
 -- Leaves what RQ's own Job.cancel leaves, and gives it the lifetime of a result, its place in RQ's registry included.
@@ -239,6 +268,7 @@ if not status or not queue then return 'missing' end
 if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
 local now, _, iso = clock()
 redis.call('LREM', 'rq:queue:' .. queue, 1, id)
+if status == 'queued' then weigh(queue, id, -1) end
 redis.call('ZREM', 'rq:scheduled:' .. queue, id)
 for _, execution in ipairs(redis.call('ZRANGE', 'rq:executions:' .. id, 0, -1)) do
   redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. execution)
@@ -252,14 +282,11 @@ expire_texts(id, lifetime)
 if status == 'started' and worker and worker ~= '' then
   redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
 end
+leave(id, now)
 redis.call('PUBLISH', 'kamishibai:ended', cjson.encode({id}))
 return 'cancelled'
 """
 )
-
-
-def new_job_id() -> str:
-    return uuid.uuid4().hex
 
 
 def check_job_id(job_id: str) -> str:
@@ -269,20 +296,38 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
+_FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "meta")
+
+
+def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
+    """A job as Redis has answered. Raises NotFound for what is none of ours, ResponseError for another fault."""
+    for answer in (fields, results):
+        if isinstance(answer, ResponseError) and "WRONGTYPE" not in str(answer):
+            raise answer
+    if not isinstance(fields, list) or not isinstance(results, list) or fields[0] is None or fields[1] is None:
+        raise no_such_job(job_id)
+    try:
+        return _record(job_id, fields, results[0][1] if results else {})
+    except InvalidRequest:
+        raise no_such_job(job_id) from None  # a job of somebody else's on the same Redis
+
+
 def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
-    status_of_rq, data, created_at, started_at, ended_at, meta = fields
+    status_of_rq, data, created_at, started_at, ended_at, origin, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
     request = request_of(data or b"")
+    error = _error_of(result) if status == "failed" else None
     return JobRecord(
         id=job_id,
-        status=status,
+        status="expired" if isinstance(error, JobExpired) else status,
         request=request,
         created_at=unix_seconds(created_at) or 0.0,
         started_at=unix_seconds(started_at),
         ended_at=unix_seconds(ended_at),
         result=_result_of(result, job_id, request) if status == "succeeded" else None,
-        error=_error_of(result) if status == "failed" else None,
-        owner=_owner_of(meta),
+        error=error,
+        queue=(origin or b"").decode(errors="replace"),
+        meta=JobMeta.read(meta),
     )
 
 
@@ -307,25 +352,6 @@ def _inflate(data: bytes, most: int) -> bytes:
     if not stream.eof or len(content) > most:
         raise ValueError(f"it breaks off, or is more than {most} bytes")
     return content
-
-
-def _owner_of(meta: bytes | None) -> str | None:
-    return _told(meta, "owner")
-
-
-def request_id_in(meta: bytes) -> str | None:
-    """The id of the HTTP request that made a job, in RQ's `meta` of it; None where there is none that is sane."""
-    given = _told(meta[:MAX_META_BYTES], "request_id")
-    return given if given is not None and REQUEST_ID.fullmatch(given) else None
-
-
-def _told(meta: bytes | None, name: str) -> str | None:
-    """What RQ's `meta` of a job says."""
-    try:
-        value = json.loads(meta or b"{}")[name]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return value if isinstance(value, str) else None
 
 
 def _result_of(result: dict[bytes, bytes], job_id: str, request: Request) -> Result | None:
@@ -371,10 +397,8 @@ def _keys_of(record: JobRecord) -> list[str]:
     return found
 
 
-def _ring(pipe: Pipeline, queue: str) -> None:
-    pipe.lpush(keys.bell(queue), "1")
-    pipe.ltrim(keys.bell(queue), 0, 0)
-    pipe.expire(keys.bell(queue), keys.BELL_SECONDS)
+def _no_pictures() -> NotFound:
+    return NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
 
 
 def no_such_job(job_id: str) -> NotFound:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contracts import keys
+from contracts.orders import MAX_META_BYTES
 from contracts.requests import MAX_CHOICES
 
 # clock() -> seconds as a float, the same with microseconds as RQ writes a timestamp, and RQ's ISO form in UTC.
@@ -25,12 +27,66 @@ local function clock()
 end
 """
 
-# ring(queue): leave one token at a queue's bell.
-RING = """
+# is(key, ...): is the key of one of these types? A command on another type would end the script half-way.
+IS = """
+local function is(key, ...)
+  local type = redis.call('TYPE', key).ok
+  for _, wanted in ipairs({...}) do
+    if type == wanted then return true end
+  end
+  return false
+end
+"""
+
+# engine_of(queue): the engine that runs the jobs of a queue. ring(queue): leave one token at its bell.
+RING = f"""
+local function engine_of(queue) return string.match(queue, '^(.*)/[^/]*$') or queue end
 local function ring(queue)
-  local bell = 'kamishibai:bell:' .. queue
+  local bell = 'kamishibai:bell:' .. engine_of(queue)
   if redis.call('LLEN', bell) == 0 then redis.call('RPUSH', bell, '1') end
-  redis.call('EXPIRE', bell, 3600)
+  redis.call('EXPIRE', bell, {keys.BELL_SECONDS})
+end
+"""
+
+# told(meta): what RQ's `meta` of a job says, as a table. It may be anybody's.
+TOLD = f"""
+local function told(meta)
+  if not meta or #meta > {MAX_META_BYTES} then return {{}} end
+  local read, found = pcall(cjson.decode, meta)
+  return read and type(found) == 'table' and found or {{}}
+end
+"""
+
+# weigh(queue, id, sign): a job has come to its engine's queues (1) or gone from them (-1), with its deadline.
+# The sums are only as good as everybody who takes jobs off; whoever finds all queues of an engine empty forgets them.
+WEIGH = (
+    TOLD
+    + """
+local function weigh(queue, id, sign)
+  local job, load, deadlines = 'rq:job:' .. id, 'kamishibai:load:' .. engine_of(queue), 'kamishibai:deadlines:' .. queue
+  local meta = told(redis.call('HGET', job, 'meta'))
+  if is(load, 'hash', 'none') then
+    redis.call('HINCRBY', load, 'work', sign * whole(meta.work, 0))
+    redis.call('HINCRBY', load, 'bytes', sign * redis.call('HSTRLEN', job, 'data'))
+    redis.call('EXPIRE', load, """
+    + str(keys.LOAD_SECONDS)
+    + """)
+  end
+  if type(meta.deadline) == 'number' and is(deadlines, 'zset', 'none') then
+    if sign > 0 then redis.call('ZADD', deadlines, meta.deadline, id) else redis.call('ZREM', deadlines, id) end
+  end
+  return meta
+end
+"""
+)
+
+# leave(id, now): a job has ended. It counts no longer as one of its owner's, and whoever asked for word gets some.
+LEAVE = """
+local function leave(id, now)
+  local meta = told(redis.call('HGET', 'rq:job:' .. id, 'meta'))
+  local unfinished, webhooks = 'kamishibai:unfinished:' .. tostring(meta.owner), 'kamishibai:webhooks'
+  if meta.owner and is(unfinished, 'zset') then redis.call('ZREM', unfinished, id) end
+  if meta.webhook and is(webhooks, 'zset', 'none') then redis.call('ZADD', webhooks, now, id) end
 end
 """
 

@@ -8,16 +8,19 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
+    Tag,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -41,13 +44,17 @@ MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
 MAX_PICTURES = 1024
 MAX_TEXTS = 64  # that one request classifies
-MAX_METADATA = 16  # entries
-MAX_METADATA_NAME_CHARACTERS = 64
-MAX_METADATA_CHARACTERS = 512  # of an entry's value
+MAX_PROMPTS = 64  # of one call; each is a job
+MAX_CALL_SCORES = 2_000_000  # log-probabilities that one call asks for; a server is busy for a second with so many
+MAX_CALL_CHOICES = 256  # texts that one call asks for, over all prompts; a server keeps them until the last is there
 MIN_FILE_SECONDS = 3600
 MAX_FILE_SECONDS = 30 * 24 * 3600
 MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
+MAX_BULK = 1000  # jobs that one call makes
+MAX_METADATA = 16
+MAX_URL_CHARACTERS = 2048
+MAX_RESULT_SECONDS = 7 * 24 * 3600
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same seed, same request, same output. Drawn if absent.")]
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -167,6 +174,29 @@ class TextParameters(_Frozen):
 
 
 LogitBias = Annotated[float, Field(ge=-100, le=100)]
+PromptText = Annotated[str, Field(min_length=1)]
+PromptTokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    """Its first entry says what a list is meant to be, so that an error names what is wrong with that."""
+    if not isinstance(value, list):
+        return "str" if isinstance(value, str) else None
+    first = value[0] if value else 0
+    return "list[str]" if isinstance(first, str) else "list[list]" if isinstance(first, list) else "list[int]"
+
+
+Prompt = Annotated[
+    Annotated[PromptText, Tag("str")]
+    | Annotated[PromptTokens, Tag("list[int]")]
+    | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[str]")]
+    | Annotated[list[PromptTokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[list]")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="no_prompt",
+        custom_error_message="give a text, a list of token ids, or a list of texts or of lists of token ids",
+    ),
+]
 
 
 class CompletionBody(_Body, TextParameters):
@@ -176,9 +206,7 @@ class CompletionBody(_Body, TextParameters):
     """
 
     model: str | None = None
-    prompt: (
-        Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)] | None
-    ) = None
+    prompt: Prompt | None = None
     fields: (
         Annotated[
             dict[str, str],
@@ -222,6 +250,17 @@ class CompletionBody(_Body, TextParameters):
             raise ValueError(f"best_of is {self.best_of}; only n ({self.n}) can be had")
         return self
 
+    @property
+    def lists_prompts(self) -> bool:
+        """Whether it holds a list of prompts, if of one, and not a prompt."""
+        return isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+
+    def prompts(self) -> Sequence[str | list[int]]:
+        """The prompts as a list, however they were given; empty if fields were."""
+        if self.prompt is None:
+            return []
+        return cast(Sequence[str | list[int]], self.prompt if self.lists_prompts else [self.prompt])
+
     def stops(self) -> tuple[str, ...]:
         """The stop strings as a tuple, however they were given."""
         if self.stop is None:
@@ -243,6 +282,9 @@ class StreamOptions(_Frozen):
     include_usage: bool = False
 
 
+PictureFormat = Literal["b64_json", "url"]
+
+
 class ImageBody(_Body):
     """Body of POST /v1/images/generations. OpenAI's other fields are accepted at their defaults."""
 
@@ -251,7 +293,7 @@ class ImageBody(_Body):
     n: Annotated[int, Field(ge=1, description="Pictures to draw.")] = 1
     size: str = "auto"
     seed: Seed | None = None
-    response_format: Literal["b64_json"] = "b64_json"
+    response_format: PictureFormat = "b64_json"
     user: str | None = None
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
@@ -278,21 +320,39 @@ class ClassifyBody(_Body):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class JobBody(_Frozen):
-    """Body of POST /v1/jobs: a model and the fields of the synchronous body."""
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")  # in the order in which a worker asks for jobs
+Seconds = Annotated[float, Field(gt=0, le=MAX_RESULT_SECONDS)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+    BeforeValidator(partial(_refuse_many, most=MAX_METADATA)),
+]
+
+
+class JobBody(_Body):
+    """Body of POST /v1/jobs: a model, the fields of the synchronous body, and how the job is to be treated."""
 
     model: str | None = None
     input: dict[str, Any]
+    priority: Annotated[Priority, Field(description="Among the jobs of one model.")] = "normal"
+    deadline_seconds: (
+        Annotated[Seconds, Field(description="From now. A job that has not ended by then is given up: `expired`.")]
+        | None
+    ) = None
+    result_seconds: (
+        Annotated[int, Field(ge=1, le=MAX_RESULT_SECONDS, description="How long it can be read after its end.")] | None
+    ) = None
+    metadata: Annotated[Metadata, Field(description="Words of your own, which come back with the job.")] | None = None
+    webhook: (
+        Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="URL that is told of its end.")]
+        | None
+    ) = None
 
 
-Metadata = Annotated[
-    dict[
-        Annotated[str, Field(max_length=MAX_METADATA_NAME_CHARACTERS)],
-        Annotated[str, Field(max_length=MAX_METADATA_CHARACTERS)],
-    ],
-    BeforeValidator(_refuse_many),
-    Field(max_length=MAX_METADATA, description="Words of your own."),
-]
+class BulkBody(_Frozen):
+    """Body of POST /v1/jobs/bulk. Each job is a body of POST /v1/jobs, and is judged by itself."""
+
+    jobs: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BULK, fail_fast=True)]
 
 
 class ExpiresAfter(_Frozen):
@@ -331,7 +391,7 @@ class BatchLine(_Body):
     body: dict[str, Any]
 
 
-_QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/[a-z]+")
+_QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/(?:high|normal|low)")
 
 
 class Target(_Frozen):
@@ -342,9 +402,18 @@ class Target(_Frozen):
     variant: str
 
     @property
-    def queue_name(self) -> str:
-        """RQ's queue of this model, version, variant and the (so far only) priority."""
-        return f"{self.model}@{self.version}/{self.variant.replace(':', '-')}/normal"
+    def engine(self) -> str:
+        """The name under which a worker loads it. Its queues, bell and load in Redis carry it too."""
+        return f"{self.model}@{self.version}/{self.variant.replace(':', '-')}"
+
+    def queue(self, priority: Priority = "normal") -> str:
+        """RQ's queue of its jobs with this priority."""
+        return f"{self.engine}/{priority}"
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """All its queues, the most urgent first."""
+        return tuple(map(self.queue, PRIORITIES))
 
     @classmethod
     def of_queue(cls, name: str) -> Target | None:
@@ -382,6 +451,11 @@ class TextRequest(TextParameters):
         """Rows of a batch that it takes."""
         return max(self.n, self.num_beams)
 
+    @property
+    def work(self) -> int:
+        """What a worker has to do for it, at most: tokens to read and to write."""
+        return len(self.prompt_tokens) + self.rows * self.max_tokens
+
     def ending_tokens(self, end_token: int | None) -> frozenset[int]:
         """Tokens that end a text, for a model with this end token; they are no part of the text."""
         own = () if self.ignore_eos or end_token is None else (end_token,)
@@ -396,7 +470,13 @@ class ImageRequest(_Frozen):
     target: Target
     seed: Seed
     count: Annotated[int, Field(ge=1, le=MAX_PICTURES)]
+    response_format: PictureFormat = "b64_json"  # how the answer brings them; workers do not care
     stream: Literal[False] = False
+
+    @property
+    def work(self) -> int:
+        """Pictures to draw."""
+        return self.count
 
 
 class TokenisedText(_Frozen):
@@ -418,6 +498,11 @@ class ClassifyRequest(_Frozen):
     threshold: Annotated[float, Field(ge=0, le=1)]
     top_k: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     stream: Literal[False] = False
+
+    @property
+    def work(self) -> int:
+        """Tokens to read."""
+        return sum(len(text.tokens) for text in self.texts)
 
 
 Request = TextRequest | ImageRequest | ClassifyRequest

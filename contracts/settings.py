@@ -14,7 +14,14 @@ from contracts.requests import MAX_PICTURES
 
 ENVIRONMENT_PREFIX = "KAMISHIBAI_"
 DEFAULT_KV_BYTES = 2 << 30
-_CHOICES = {"log_format": ("text", "json"), "log_requests": ("auto", "on", "off"), "keys": ("auto", "required")}
+_MAY_BE_ZERO = frozenset({"jobs_per_minute", "unfinished_jobs"})
+CHOICES = {
+    "log_format": ("text", "json"),
+    "log_requests": ("auto", "on", "off"),
+    "keys": ("auto", "required"),
+    "model_control": ("off", "on"),
+    "without_worker": ("refuse", "accept"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,13 @@ class Settings:
     max_body_bytes: int = 1 << 20
     max_wait_seconds: float = 60.0
     slow_client_seconds: float = 60.0  # a client may take so long to send its body, and to take a piece of its answer
+    max_bulk_bytes: int = 16 << 20  # of a body with many jobs
     max_pictures: int = 64
+    max_queued_jobs: int = 20_000  # that wait for one engine, of all priorities
+    max_queued_work: int = 50_000_000  # tokens or pictures, at most, that they ask for
+    max_queued_bytes: int = 1 << 28  # that they take in Redis
+    jobs_per_minute: int = 0  # of one API key that has no limit of its own; 0: no limit
+    unfinished_jobs: int = 0  # the same, of jobs that have not ended
     sync_result_seconds: int = 30  # how long a synchronous request's job lives on after its answer
     unread_result_seconds: int = 300  # the same before it, so that a server that was cut off still finds it
     job_result_seconds: int = 3600  # how long an ended job of /v1/jobs can be read
@@ -39,6 +52,8 @@ class Settings:
     load_seconds: float = 600.0  # the same while it loads and warms up
     log_format: str = "text"  # or "json"
     log_requests: str = "auto"  # a line per request and job: "on", "off"; "auto" is on for JSON
+    model_control: str = "off"  # or "on": routes with which admins load and unload models and drain workers
+    without_worker: str = "refuse"  # requests for a model of the store that no worker serves; or "accept" them
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
     files: str = ""  # folder of uploaded files and of what batches write; empty: `.files` in the store
     max_file_bytes: int = 100 << 20
@@ -48,7 +63,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise ValueError(f"port ({variable('port')}) is {self.port}; it must lie between 1 and 65535")
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 given = f"{name} ({variable(name)}) is {getattr(self, name)!r}"
                 raise ValueError(f"{given}; it must be {', '.join(choices[:-1])} or {choices[-1]}")
@@ -58,8 +73,10 @@ class Settings:
             )
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 < value < math.inf:
-                raise ValueError(f"{field.name} ({variable(field.name)}) is {value}; it must be greater than 0")
+            may_be_zero = field.name in _MAY_BE_ZERO
+            if isinstance(value, int | float) and not (0 < value < math.inf or (may_be_zero and value == 0)):
+                least = "0 or more" if may_be_zero else "greater than 0"
+                raise ValueError(f"{field.name} ({variable(field.name)}) is {value}; it must be {least}")
 
     @property
     def logs_requests(self) -> bool:

@@ -7,30 +7,33 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from flask import g, request
 from redis import Redis, RedisError
 
 from contracts.api_keys import ApiKey, ApiKeys, Scope, key_id
 from contracts.errors import Forbidden, Unauthenticated
+from contracts.orders import OrderLimits
 from contracts.settings import Settings
 
 CACHE_SECONDS = 1.0  # a revoked key works for this much longer at most
 RETRY_SECONDS = 1.0
-OPEN_ENDPOINTS = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
-SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {"operations.metrics": "admin"}  # all others: infer
+PROBES = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
+OPEN_ENDPOINTS = PROBES | {"images.read_picture"}  # whose URL is signed
+SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {  # all others: infer
+    "operations.metrics": "admin",
+    "control.load_model": "admin",
+    "control.unload_model": "admin",
+    "control.reload_model": "admin",
+    "control.list_workers": "admin",
+    "control.drain_worker": "admin",
+    "control.resume_worker": "admin",
+}
 
 _PORT = re.compile(r":\d+$")
 
 log = logging.getLogger(__name__)
-
-
-class Owned(Protocol):
-    """What a client has made."""
-
-    @property
-    def owner(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,11 @@ class Caller:
 
     owner: str | None
     sees_all: bool
+    limits: OrderLimits
 
-    def sees(self, record: Owned) -> bool:
-        return self.sees_all or record.owner == self.owner
-
-
-ANYONE = Caller(owner=None, sees_all=True)  # a server without keys has one user: the person at this machine
+    def sees(self, owner: str | None) -> bool:
+        """Whether what this owner has made is shown."""
+        return self.sees_all or owner == self.owner
 
 
 class Access:
@@ -64,9 +66,11 @@ class Access:
         keys = self._current_keys()
         if keys is None:
             _refuse_other_sites(self._is_local)
-            g.caller = ANYONE
+            # A server without keys has one user: the person at this machine.
+            g.caller = Caller(owner=None, sees_all=True, limits=self._limits())
         else:
-            g.caller = _bearer(keys, SCOPE_OF_ENDPOINT.get(request.endpoint, "infer"))
+            key = _bearer(keys, SCOPE_OF_ENDPOINT.get(request.endpoint, "infer"))
+            g.caller = Caller(owner=key.id, sees_all=key.allows("admin"), limits=self._limits(key))
 
     def warn_if_open(self) -> None:
         """Tell the log once if others than this machine may ask without a key. Waits for Redis as long as it takes."""
@@ -82,6 +86,16 @@ class Access:
             except RedisError:
                 time.sleep(RETRY_SECONDS)
 
+    def _limits(self, key: ApiKey | None = None) -> OrderLimits:
+        settings = self._settings
+        return OrderLimits(
+            queued_jobs=settings.max_queued_jobs,
+            queued_work=settings.max_queued_work,
+            queued_bytes=settings.max_queued_bytes,
+            jobs_per_minute=(key and key.jobs_per_minute) or settings.jobs_per_minute,
+            unfinished_jobs=(key and key.unfinished_jobs) or settings.unfinished_jobs,
+        )
+
     def _current_keys(self) -> dict[str, ApiKey] | None:
         """By id; None: this server is open."""
         now = time.monotonic()
@@ -96,7 +110,7 @@ def caller() -> Caller:
     return cast(Caller, g.caller)
 
 
-def _bearer(keys: dict[str, ApiKey], scope: Scope) -> Caller:
+def _bearer(keys: dict[str, ApiKey], scope: Scope) -> ApiKey:
     kind, _, text = request.headers.get("Authorization", "").partition(" ")
     if kind.lower() != "bearer" or not text.strip():
         raise Unauthenticated("This server needs an API key; send it as 'Authorization: Bearer kmb_...'.")
@@ -105,7 +119,7 @@ def _bearer(keys: dict[str, ApiKey], scope: Scope) -> Caller:
         raise Unauthenticated("The API key is not known here or was revoked; `kamishibai keys create` makes a new one.")
     if not key.allows(scope):
         raise Forbidden(f"The key {key.name!r} has the scope {key.scope}; this route needs a key with {scope}.")
-    return Caller(owner=key.id, sees_all=key.allows("admin"))
+    return key
 
 
 def _refuse_other_sites(is_local: bool) -> None:

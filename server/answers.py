@@ -10,7 +10,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own from Pyth
 from contracts.bundle import Task
 from contracts.jobs import Status
 from contracts.labels import Activation
-from contracts.requests import BatchEndpoint, Count, Seed
+from contracts.requests import BatchEndpoint, Count, Priority, Seed
 from contracts.results import FinishReason
 from server.batches import BatchStatus
 
@@ -23,7 +23,7 @@ Fingerprint = Annotated[
 
 class ErrorObject(TypedDict):
     message: Annotated[str, Field(description="One line that names field, value and remedy.")]
-    type: Literal["invalid_request_error", "server_error"]
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: Annotated[str | None, Field(description="The field that is to blame.")]
     code: str
 
@@ -106,9 +106,13 @@ class Picture(TypedDict):
     b64_json: Annotated[str, Field(description="A PNG file in base64.")]
 
 
+class PictureLink(TypedDict):
+    url: Annotated[str, Field(description="Of a PNG file, for as long as the job is kept; it needs no key.")]
+
+
 class Images(TypedDict):
     created: Annotated[int, Field(ge=0, description="Unix seconds.")]
-    data: list[Picture]
+    data: list[Picture] | list[PictureLink]
     seed: Seed
     model: str
     version: Version
@@ -156,13 +160,47 @@ class Job(TypedDict):
     model: str
     version: Version
     seed: NotRequired[Annotated[Seed, Field(description="Absent where nothing is left to chance.")]]
+    priority: Priority
     created_at: UnixSeconds
     started_at: UnixSeconds | None
     ended_at: UnixSeconds | None
+    deadline_at: NotRequired[UnixSeconds]
+    metadata: NotRequired[dict[str, str]]
+    position: NotRequired[Annotated[int, Field(ge=1, description="In its queue; 1 is next.")]]
+    estimated_start_at: NotRequired[
+        Annotated[UnixSeconds, Field(description="At the workers' pace up to now; absent until that is known.")]
+    ]
+    estimated_end_at: NotRequired[UnixSeconds]
     result: NotRequired[
         Annotated[Completion | Images | Classifications, Field(description="What the synchronous call answers.")]
     ]
     error: NotRequired[ErrorObject]
+
+
+class JobList(TypedDict):
+    """Jobs without their results."""
+
+    object: Literal["list"]
+    data: list[Job]
+    last_id: Annotated[str | None, Field(description="Ask for what is `after` it; it need not be in the list.")]
+    has_more: bool
+
+
+class AcceptedJob(TypedDict):
+    id: str
+    object: Literal["job"]
+    status: Annotated[
+        Literal["queued", "repeated"], Field(description="`repeated`: this Idempotency-Key has made the job before.")
+    ]
+
+
+class BulkOutcome(TypedDict):
+    """What became of each job, in the order of the request."""
+
+    object: Literal["list"]
+    data: list[AcceptedJob | Error]
+    accepted: Count
+    refused: Count
 
 
 class Deleted(TypedDict):
@@ -286,6 +324,31 @@ class Model(TypedDict):
 class ModelList(TypedDict):
     object: Literal["list"]
     data: list[Model]
+
+
+Control = Literal["load", "unload", "reload", "drain", "resume"]
+
+
+class Worker(TypedDict):
+    id: Annotated[str, Field(description="Its name.")]
+    object: Literal["worker"]
+    device: str
+    ready: Annotated[bool, Field(description="Whether it takes jobs.")]
+    drained: Annotated[bool, Field(description="Whether an operator has told it to take none.")]
+    models: Annotated[list[str], Field(description="As `name@version`.")]
+
+
+class WorkerList(TypedDict):
+    object: Literal["list"]
+    data: list[Worker]
+
+
+class Controlled(TypedDict):
+    """The workers do it within a few seconds."""
+
+    id: str
+    object: Literal["model", "worker"]
+    asked: Control
 
 
 class Health(TypedDict):

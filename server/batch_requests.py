@@ -70,6 +70,11 @@ class BatchRequests:
             return self._admission.classify(parse(ClassifyBody, fields))
         if endpoint == "/v1/images/generations":
             pictures = parse(ImageBody, fields)
+            if pictures.response_format == "url":
+                raise InvalidRequest(
+                    "'response_format' is 'url', but a batch writes its pictures into a file; leave it out",
+                    param="response_format",
+                )
             return self._admission.image(pictures.model_copy(update={"seed": _or(pictures.seed, seed)}))
         text = parse(CompletionBody, fields)
         if text.stream:

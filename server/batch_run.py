@@ -17,10 +17,12 @@ from itertools import chain, islice
 
 from redis import RedisError
 
-from contracts.errors import KamishibaiError, NotFound
-from contracts.jobs import MOST_AT_ONCE, JobQueue, JobRecord
+from contracts.enqueue import MOST_AT_ONCE, Accepted
+from contracts.errors import BodyTooLarge, KamishibaiError, NotFound
+from contracts.jobs import JobQueue, JobRecord
 from contracts.keys import owner as owner_name
 from contracts.logs import REQUESTS
+from contracts.orders import Order, OrderLimits
 from contracts.settings import Settings
 from server.batch_folder import BatchFolder, FolderInUse
 from server.batch_lines import Answer, FileCheck, Line, Stop, failure, parse_line, raw_lines, stopped
@@ -204,33 +206,59 @@ class BatchRun:
     def _ask_all(self, record: BatchRecord, lines: list[Line]) -> list[Line]:
         """Those that have to wait."""
         job_ids = [job_id_of(self._id, line.number) for line in lines]
-        for place, known in enumerate(self._desk.jobs.ended(job_ids)):
+        asked: list[tuple[Line, Order]] = []
+        later: list[Line] = []
+        for line, job_id, known in zip(lines, job_ids, self._desk.jobs.ended(job_ids), strict=True):
             self._look()
             if known is not None:  # a clerk before this one has asked for it
-                self._in_flight[job_ids[place]] = lines[place]._replace(body={})
-            elif not self._ask(record, lines[place], job_ids[place]):
-                return lines[place:]
-        return []
+                self._in_flight[job_id] = line._replace(body={})
+                continue
+            try:
+                asked.append((line, self._order(record, line, job_id)))
+            except KamishibaiError as error:
+                self._refuse(line, job_id, error, later)
+        for (line, order), outcome in zip(asked, self._enqueue([order for _, order in asked], record), strict=True):
+            if isinstance(outcome, Accepted):
+                self._in_flight[order.job_id] = line._replace(body={})
+            else:
+                self._refuse(line, order.job_id, outcome, later)
+        return later
 
-    def _ask(self, record: BatchRecord, line: Line, job_id: str) -> bool:
-        """Put a line on the queue, or answer it with why it cannot be. False: it has to wait."""
-        settings = self._desk.settings
-        try:
-            self._desk.jobs.enqueue(
-                self._desk.requests.request(record.endpoint, self._id, line),
-                result_seconds=settings.job_result_seconds,
-                timeout_seconds=settings.job_timeout_seconds,
-                job_id=job_id,
-                owner=record.owner,
-                request_id=job_id,
-            )
-        except KamishibaiError as error:
-            if error.retryable:
-                return False
-            self._add(failure(self._id, line, job_id, error))
+    def _refuse(self, line: Line, job_id: str, error: KamishibaiError, later: list[Line]) -> None:
+        """A line that cannot be enqueued waits, or has its answer."""
+        if error.retryable:
+            later.append(line)
         else:
-            self._in_flight[job_id] = line._replace(body={})
-        return True
+            self._add(failure(self._id, line, job_id, error))
+
+    def _order(self, record: BatchRecord, line: Line, job_id: str) -> Order:
+        """Raises the KamishibaiErrors of the live route."""
+        return Order(
+            request=self._desk.requests.request(record.endpoint, self._id, line),
+            result_seconds=self._desk.settings.job_result_seconds,
+            timeout_seconds=self._desk.settings.job_timeout_seconds,
+            job_id=job_id,
+            priority="low",
+            owner=record.owner,
+            request_id=job_id,
+        )
+
+    def _enqueue(self, orders: list[Order], record: BatchRecord) -> list[Accepted | KamishibaiError]:
+        """What becomes of each. A batch takes no more than half of what a model's queue may hold."""
+        settings = self._desk.settings
+        limits = OrderLimits(
+            queued_jobs=max(1, settings.max_queued_jobs // 2),
+            queued_work=max(1, settings.max_queued_work // 2),
+            queued_bytes=max(1, settings.max_queued_bytes // 2),
+            jobs_per_minute=record.jobs_per_minute,
+            unfinished_jobs=record.unfinished_jobs,
+        )
+        try:
+            return self._desk.jobs.enqueue(orders, limits)
+        except BodyTooLarge as error:  # and then none was enqueued
+            if len(orders) == 1:
+                return [error]
+            return [outcome for order in orders for outcome in self._enqueue([order], record)]
 
     def _stop(self, record: BatchRecord, why: Stop) -> None:
         """Answer every line that is left; jobs that still wait or run are cancelled."""

@@ -16,6 +16,7 @@ from redis import Redis
 from contracts import keys
 from contracts.errors import InvalidRequest, NotFound, TooManyBatches
 from contracts.lua import CLOCK
+from contracts.orders import OrderLimits
 from contracts.requests import BatchBody, BatchEndpoint
 from server.ids import id_at, new_id
 
@@ -56,6 +57,8 @@ class BatchRecord(BaseModel):
     endpoint: BatchEndpoint
     metadata: Json[dict[str, str] | None] = None
     output_seconds: int  # that the files live which it writes
+    jobs_per_minute: int = 0  # limits of its key when it was made; 0: none
+    unfinished_jobs: int = 0
     status: BatchStatus
     created_at: int
     expires_at: int
@@ -104,14 +107,16 @@ class Batches:
         self._change = connection.register_script(CHANGE)
         self._release = connection.register_script(RELEASE)
 
-    def create(self, body: BatchBody, owner: str | None, output_seconds: int) -> BatchRecord:
-        """Raises TooManyBatches."""
+    def create(self, body: BatchBody, owner: str | None, output_seconds: int, limits: OrderLimits) -> BatchRecord:
+        """`limits` are its key's, which its jobs will count against. Raises TooManyBatches."""
         batch_id = new_id(_PREFIX)
         fields = {
             "input_file_id": body.input_file_id,
             "endpoint": body.endpoint,
             "metadata": json.dumps(body.metadata),
             "output_seconds": str(output_seconds),
+            "jobs_per_minute": str(limits.jobs_per_minute),
+            "unfinished_jobs": str(limits.unfinished_jobs),
         }
         if owner is not None:
             fields["owner"] = owner

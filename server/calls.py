@@ -1,38 +1,99 @@
-"""A synchronous call: one job from its admission to its end, for a client that waits."""
+"""Jobs of the current client: put on the queue, and, for a client that waits, followed to their end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from flask import g
+from redis import RedisError
 
-from contracts.errors import JobCancelled, JobTimedOut, NotFound, QueueUnavailable
+from contracts.enqueue import Accepted
+from contracts.errors import JobCancelled, JobTimedOut, KamishibaiError, NotFound, QueueFull, QueueUnavailable
 from contracts.jobs import JobRecord
-from contracts.requests import Request
+from contracts.orders import Idempotency, Order
+from contracts.requests import ImageRequest, JobBody, Request
 from server.access import caller
+from server.responses import result_of
 from server.services import Services
 
 MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that the job itself may take
 
+log = logging.getLogger(__name__)
 
-def enqueue_call(here: Services, request: Request) -> str:
-    """Put a request on the queue whose result is only read by the client that waits for it. Returns the job's id.
 
-    Once it has been read, `Services.farewells` should be told.
+def enqueue_calls(here: Services, requests: Sequence[Request]) -> list[str]:
+    """Put requests on the queue whose results are only read by the client that waits for them: all or none.
+
+    Returns the jobs' ids. Once they have been read, `Services.farewells` should be told. Raises what `enqueue` raises.
     """
-    return enqueue(here, request, here.settings.unread_result_seconds)
+    outcomes = enqueue_all(here, [_call_order(here, request) for request in requests])
+    job_ids = [outcome.job_id for outcome in outcomes if isinstance(outcome, Accepted)]
+    for outcome in outcomes:
+        if isinstance(outcome, KamishibaiError):
+            cancel_calls(here, job_ids)
+            raise outcome
+    g.job_id = job_ids[0]  # by which the answer is named, too
+    return job_ids
 
 
-def enqueue(here: Services, request: Request, result_seconds: int) -> str:
-    """Put the current client's request on the queue; its id goes with it. Returns the job's id."""
-    g.job_id = here.jobs.enqueue(
-        request,
-        result_seconds=result_seconds,
+def cancel_calls(here: Services, job_ids: Iterable[str]) -> None:
+    """Nobody waits for these jobs any more. Those that have ended, or are gone, need nothing."""
+    for job_id in job_ids:
+        try:
+            with suppress(NotFound):
+                here.jobs.cancel(job_id)
+        except RedisError as error:
+            log.warning("job %s goes on although nobody waits, for it cannot be cancelled: %s", job_id, error)
+
+
+def _call_order(here: Services, request: Request) -> Order:
+    return Order(
+        request=request,
+        result_seconds=_result_seconds(here, request),
         timeout_seconds=here.settings.job_timeout_seconds,
         owner=caller().owner,
         request_id=g.request_id,
     )
-    return str(g.job_id)
+
+
+def job_order(here: Services, request: Request, body: JobBody, idempotency: Idempotency | None) -> Order:
+    """Of a job that its client comes back for. Raises DeadlineUnreachable."""
+    if body.deadline_seconds is not None:
+        here.estimates.check_deadline(request, body.priority, body.deadline_seconds)
+    return Order(
+        request=request,
+        result_seconds=body.result_seconds or here.settings.job_result_seconds,
+        timeout_seconds=here.settings.job_timeout_seconds,
+        priority=body.priority,
+        owner=caller().owner,
+        request_id=g.request_id,
+        deadline=None if body.deadline_seconds is None else time.time() + body.deadline_seconds,
+        metadata=body.metadata,
+        webhook=body.webhook,
+        listed=True,
+        idempotency=idempotency,
+    )
+
+
+def enqueue_all(here: Services, orders: Sequence[Order]) -> list[Accepted | KamishibaiError]:
+    """Put orders on their queues, as far as the current client's limits allow; see `JobQueue.enqueue`."""
+    outcomes = here.jobs.enqueue(orders, caller().limits)
+    for order, outcome in zip(orders, outcomes, strict=True):
+        if isinstance(outcome, QueueFull):
+            outcome.retry_after_seconds = here.estimates.retry_seconds(order.request)
+    return outcomes
+
+
+def enqueue(here: Services, order: Order) -> Accepted:
+    """Put one order on its queue. Raises QueueFull, RateLimited, TooManyJobs, IdempotencyConflict."""
+    (outcome,) = enqueue_all(here, [order])
+    if isinstance(outcome, KamishibaiError):
+        raise outcome
+    g.job_id = outcome.job_id
+    return outcome
 
 
 def longest_wait_seconds(here: Services) -> float:
@@ -40,24 +101,47 @@ def longest_wait_seconds(here: Services) -> float:
 
 
 def call(here: Services, request: Request, still_there: Callable[[], bool]) -> JobRecord:
-    """Run a request and wait for its end. A client that leaves or waits too long takes its job with it.
+    """Run a request and wait for its end. Raises what `call_all` raises."""
+    (record,) = call_all(here, [request], still_there)
+    return record
 
-    Raises JobCancelled, JobTimedOut, QueueUnavailable (the job is gone) and redis.RedisError.
+
+def call_all(here: Services, requests: Sequence[Request], still_there: Callable[[], bool]) -> list[JobRecord]:
+    """Run requests and wait for the end of all. A client that leaves or waits too long takes its jobs with it, and so
+    does the first job that fails.
+
+    Raises what `enqueue` raises, that job's error, JobCancelled, JobTimedOut, QueueUnavailable (a job is gone) and
+    redis.RedisError.
     """
-    job_id = enqueue_call(here, request)
+    job_ids = enqueue_calls(here, requests)
     timeout_seconds = longest_wait_seconds(here)
     try:
-        record = here.waiting.wait_ended(job_id, timeout_seconds, still_there)
-        if not record.ended:
-            here.jobs.cancel(job_id)
-        here.farewells.add(record)
+        records = here.waiting.wait_all_ended(job_ids, timeout_seconds, still_there)
     except NotFound:
+        cancel_calls(here, job_ids)
         raise lost_call() from None
-    if record.ended:
-        return record
+    cancel_calls(here, (record.id for record in records if not record.ended))
+    for record in records:
+        if not _is_read_later(record.request):
+            here.farewells.add(record)
+    for record in records:
+        if record.ended:
+            result_of(record)  # raises the error of one that has failed
+    if all(record.ended for record in records):
+        return records
     if not still_there():
         raise JobCancelled("The client left before its answer was ready.")
     raise JobTimedOut(f"The job did not end within {timeout_seconds:.0f} seconds and was cancelled.")
+
+
+def _is_read_later(request: Request) -> bool:
+    """Whether the answer names URLs of what the job has made, by which it is fetched afterwards."""
+    return isinstance(request, ImageRequest) and request.response_format == "url"
+
+
+def _result_seconds(here: Services, request: Request) -> int:
+    settings = here.settings
+    return settings.job_result_seconds if _is_read_later(request) else settings.unread_result_seconds
 
 
 def lost_call() -> QueueUnavailable:

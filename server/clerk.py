@@ -47,14 +47,14 @@ class Clerk:
 
     def __init__(self, settings: Settings, connection: Redis, stopping: threading.Event) -> None:
         jobs = JobQueue(connection)
-        admission = Admission(settings, Catalogue(connection, Store(settings.store)))
+        catalogue = Catalogue(connection, Store(settings.store), without_worker=settings.without_worker == "accept")
         self._stopping = stopping
         self._desk = Desk(
             settings=settings,
             batches=Batches(connection),
             files=FileStore(settings.files_folder, settings.file_seconds),
             jobs=jobs,
-            requests=BatchRequests(admission, jobs),
+            requests=BatchRequests(Admission(settings, catalogue), jobs),
             rest=stopping.wait,
         )
         self._running: dict[str, str] = {}  # batch id -> owner

@@ -56,8 +56,8 @@ def _kind(schema: Json) -> Markup:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return Markup('<a href="#{0}">{0}</a>').format(name)
-    if "anyOf" in schema:
-        return Markup(" or ").join(dict.fromkeys(_kind(each) for each in schema["anyOf"]))
+    if branches := schema.get("anyOf") or schema.get("oneOf"):
+        return Markup(" or ").join(dict.fromkeys(map(_kind, branches)))
     if "const" in schema or "enum" in schema:
         return Markup(" | ").join(escape(json.dumps(each)) for each in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array" and "items" in schema:

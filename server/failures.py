@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from flask import Response, g, has_request_context, jsonify, request
 from redis import RedisError
@@ -14,6 +15,7 @@ from contracts.errors import (
     KamishibaiError,
     NotFound,
     QueueUnavailable,
+    RateLimited,
     StorageFull,
     Unauthenticated,
 )
@@ -69,12 +71,17 @@ def error_response(exception: Exception) -> Response:
     # OpenAI's clients repeat every 409 and 5xx unless told otherwise; a job that kills its worker should run once.
     response.headers["x-should-retry"] = "true" if error.retryable else "false"
     if error.retryable:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        response.headers["Retry-After"] = str(_retry_after_seconds(error))
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="kamishibai"'
     if isinstance(exception, HTTPException):
         response.headers.extend([header for header in exception.get_headers() if header[0] == "Allow"])
     return response
+
+
+def _retry_after_seconds(error: KamishibaiError) -> int:
+    known = error.retry_after_seconds if isinstance(error, RateLimited) else None
+    return RETRY_AFTER_SECONDS if known is None else max(1, math.ceil(known))
 
 
 def _request_id() -> str:

@@ -11,7 +11,7 @@ from redis import Redis
 from contracts.announcements import BOUNDS, Announcement, Histogram, HistogramName, ServedModel, read_announcements
 from contracts.bundle import DEFAULT_VARIANT, Task
 from contracts.jobs import JobQueue
-from contracts.requests import Target
+from contracts.requests import PRIORITIES, Target
 from contracts.store import Store
 
 _TARGET = ("model", "version", "variant")
@@ -59,9 +59,13 @@ class QueueCollector(Collector):
             for version in self._store.versions(name)
         }
         ordered = sorted(targets, key=_labels)
-        family = GaugeMetricFamily("kamishibai_queue_depth", "Jobs that wait for a worker.", labels=_TARGET)
-        for target, depth in zip(ordered, self._jobs.depth([each.queue_name for each in ordered]), strict=True):
-            family.add_metric(_labels(target), depth)
+        queues = [(target, priority) for target in ordered for priority in PRIORITIES]
+        depths = self._jobs.depth([target.queue(priority) for target, priority in queues])
+        family = GaugeMetricFamily(
+            "kamishibai_queue_depth", "Jobs that wait for a worker.", labels=(*_TARGET, "priority")
+        )
+        for (target, priority), depth in zip(queues, depths, strict=True):
+            family.add_metric((*_labels(target), priority), depth)
         return family
 
 

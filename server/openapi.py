@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flask import Flask
 from pydantic import BaseModel, TypeAdapter
@@ -14,10 +14,13 @@ from pydantic.json_schema import JsonSchemaMode
 
 from contracts import errors
 from contracts.errors import KamishibaiError
+from contracts.jobs import Status
+from contracts.orders import MAX_IDEMPOTENCY_CHARACTERS
 from contracts.requests import (
     MAX_FILE_SECONDS,
     MIN_FILE_SECONDS,
     BatchBody,
+    BulkBody,
     ClassifyBody,
     CompletionBody,
     ImageBody,
@@ -28,20 +31,25 @@ from server import answers
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
 from server.batches import MOST_BATCHES_LISTED
 from server.files import MOST_FILES_LISTED
+from server.listing import MOST_LISTED
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
-Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Batches", "Models", "Operations"]
+Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Batches", "Models", "Control", "Operations"]
 
 _GUARDED = (errors.Unauthenticated, errors.Forbidden, errors.QueueUnavailable)
 _TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.UnknownModel, errors.NotReady)
+_ADMITS = (errors.QueueFull, errors.RateLimited, errors.TooManyJobs)
 _ENDS_JOB = (
     errors.JobCancelled,
     errors.EngineFailed,
     errors.LeaseLost,
     errors.JobTimedOut,
     errors.NotFound,
+    *_ADMITS,
 )
+_MAKES_JOB = (errors.IdempotencyConflict, errors.DeadlineUnreachable)
+_CONTROLS = (errors.UnknownModel,)
 _FINDS_JOB = (errors.NotFound, errors.EngineFailed)
 
 _EVENTS = "The schema is that of each event. Lines that begin with a colon keep the connection alive."
@@ -53,6 +61,34 @@ _MODEL: Json = {
     "description": "A model's name, or `name@version`.",
     "schema": {"type": "string"},
 }
+_WORKER: Json = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same body makes no second job within 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_CHARACTERS},
+}
+_LISTED: tuple[Json, ...] = (
+    {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": 20},
+    },
+    {"name": "after", "in": "query", "description": "The `last_id` of the page before.", "schema": {"type": "string"}},
+    {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(get_args(Status))}},
+    {"name": "model", "in": "query", "schema": {"type": "string"}},
+)
+_PICTURE: tuple[Json, ...] = (
+    {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}},
+    {
+        "name": "expires",
+        "in": "query",
+        "required": True,
+        "description": "Unix seconds.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {"name": "signature", "in": "query", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
+)
 _FILE_ID: Json = {"name": "file_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _BATCH_ID: Json = {"name": "batch_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _AFTER: Json = {
@@ -126,6 +162,12 @@ def operations(settings: Settings) -> dict[str, Operation]:
             example={"model": "faces", "n": 1, "seed": 3},
             failures=(*_TAKES_BODY, *_ENDS_JOB),
         ),
+        "images.read_picture": Operation(
+            "Pictures",
+            content=("image/png",),
+            parameters=(_JOB_ID, *_PICTURE),
+            failures=(errors.Forbidden, *_FINDS_JOB, errors.QueueUnavailable),
+        ),
         "classifications.classify": Operation(
             "Labels",
             answers.Classifications,
@@ -139,7 +181,20 @@ def operations(settings: Settings) -> dict[str, Operation]:
             status=202,
             body=JobBody,
             example={"model": "synopses-lstm", "input": {"prompt": "A young ", "max_tokens": 60, "seed": 1}},
-            failures=(*_TAKES_BODY, *_FINDS_JOB),
+            parameters=(_IDEMPOTENCY_KEY,),
+            failures=(*_TAKES_BODY, *_FINDS_JOB, *_ADMITS, *_MAKES_JOB),
+        ),
+        "jobs.create_jobs": Operation(
+            "Jobs",
+            answers.BulkOutcome,
+            status=202,
+            body=BulkBody,
+            example={"jobs": [{"model": "faces", "input": {"n": 1, "seed": seed}} for seed in (1, 2)]},
+            parameters=(_IDEMPOTENCY_KEY,),
+            failures=(*_TAKES_BODY, *_FINDS_JOB, *_ADMITS, *_MAKES_JOB),
+        ),
+        "jobs.list_jobs": Operation(
+            "Jobs", answers.JobList, parameters=_LISTED, failures=(errors.InvalidRequest, errors.NotFound)
         ),
         "jobs.read_job": Operation(
             "Jobs", answers.Job, parameters=(_JOB_ID, wait), failures=(errors.InvalidRequest, *_FINDS_JOB)
@@ -201,6 +256,22 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "models.list_models": Operation("Models", answers.ModelList),
         "models.read_model": Operation(
             "Models", answers.Model, parameters=(_MODEL,), failures=(errors.UnknownModel, errors.NotReady)
+        ),
+        "control.load_model": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.unload_model": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.reload_model": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.list_workers": Operation("Control", answers.WorkerList),
+        "control.drain_worker": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_WORKER,), failures=(errors.NotFound,)
+        ),
+        "control.resume_worker": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_WORKER,), failures=(errors.NotFound,)
         ),
         "operations.health": Operation("Operations", answers.Health),
         "operations.readiness": Operation(
@@ -313,7 +384,7 @@ def _success(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> J
     if scope := SCOPE_OF_ENDPOINT.get(endpoint):
         told.append(f"Where keys are needed, one with the scope {scope}.")
     response: Json = {"description": " ".join(told), "content": content}
-    if operation.status == 202:
+    if operation.answer is answers.Job and operation.status == 202:
         response["headers"] = {"Location": {"description": "Where the job can be read.", "schema": {"type": "string"}}}
         response["links"] = {
             name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}

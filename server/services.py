@@ -17,9 +17,11 @@ from server.admission import Admission
 from server.batches import Batches
 from server.catalogue import Catalogue
 from server.counters import RequestCounters
+from server.estimates import Estimates
 from server.farewells import Farewells
 from server.files import FileStore
 from server.metrics import QueueCollector
+from server.picture_urls import PictureUrls
 from server.shared_folder import Place
 from server.waiting import Waiting
 
@@ -34,8 +36,10 @@ class Services:
     jobs: JobQueue
     catalogue: Catalogue
     admission: Admission
+    estimates: Estimates
     waiting: Waiting
     farewells: Farewells
+    picture_urls: PictureUrls
     files: FileStore
     batches: Batches
     metrics: CollectorRegistry
@@ -46,7 +50,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
     """Opens nothing and asks Redis nothing: a server starts while Redis is still away."""
     jobs = JobQueue(connection)
     store = Store(settings.store)
-    catalogue = Catalogue(connection, store)
+    catalogue = Catalogue(connection, store, without_worker=settings.without_worker == "accept")
     metrics = CollectorRegistry()
     counters = RequestCounters(metrics, place)
     metrics.register(QueueCollector(connection, jobs, store))
@@ -57,8 +61,10 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         jobs=jobs,
         catalogue=catalogue,
         admission=Admission(settings, catalogue),
+        estimates=Estimates(jobs, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
+        picture_urls=PictureUrls(connection, settings.job_result_seconds),
         files=FileStore(settings.files_folder, settings.file_seconds),
         batches=Batches(connection),
         metrics=metrics,

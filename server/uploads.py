@@ -94,7 +94,7 @@ class _Reader:
             if isinstance(event, File):
                 self._begin_file(event)
             elif isinstance(event, Field):
-                self._name, self._text = event.name, bytearray()
+                self._name, self._text = event.name or "", bytearray()  # a part need not have one
             elif isinstance(event, Data):
                 self._add(event)
 

@@ -42,7 +42,7 @@ class Crew:
     def __init__(
         self, bundles: dict[Target, Bundle], child: Child, tallies: dict[str, EngineTally], office: Office
     ) -> None:
-        """`bundles` by what their jobs will run on: what the child was told to load. `tallies` by queue name are
+        """`bundles` by what their jobs will run on: what the child was told to load. `tallies` by engine are
         counted on."""
         self.targets = frozenset(bundles)
         self.served = ServedModels(bundles, tallies)
@@ -68,21 +68,21 @@ class Crew:
 
     def announced(self) -> tuple[ServedModel, ...]:
         """What servers are told of its models."""
-        return self.served.announced(busy=self.flights.by_queue())
+        return self.served.announced(busy=self.flights.by_engine())
 
     def free_places(self) -> dict[str, int]:
-        """By queue, of the models that the child serves now; 0 for all while nobody new is to be let in."""
-        held, closed = self.flights.by_queue(), not self.flights.open
-        return {queue: 0 if closed else max(0, most - held[queue]) for queue, most in self.served.capacities.items()}
+        """By engine, of those that the child has now; 0 for all while nobody new is to be let in."""
+        held, closed = self.flights.by_engine(), not self.flights.open
+        return {engine: 0 if closed else max(0, most - held[engine]) for engine, most in self.served.capacities.items()}
 
     def take(self, lease: Lease) -> None:
         """A job that was claimed for it."""
         try:
-            flight = take_off(lease, self.served.bundle(lease.queue), self.served.fingerprint(lease.queue))
+            flight = take_off(lease, self.served.bundle(lease.engine), self.served.fingerprint(lease.engine))
         except InvalidRequest as error:
             self._end(Ending(lease, "failed", error=error))
             return
-        self.served.tally(lease.queue).count_start(flight)
+        self.served.tally(lease.engine).count_start(flight)
         self.flights.add(flight)
 
     def work(self) -> None:
@@ -92,7 +92,7 @@ class Crew:
             return
         for flight in self.flights.start():
             lease, request = flight.lease, flight.request.model_dump(mode="json")
-            self._send({"op": "add", "model": lease.queue, "job": lease.execution_id, "request": request})
+            self._send({"op": "add", "model": lease.engine, "job": lease.execution_id, "request": request})
 
     def listen(self) -> None:
         """Take in what the child says, or that it says nothing any more."""
@@ -152,7 +152,7 @@ class Crew:
             return  # it has ended or was cancelled meanwhile
         match event["kind"]:
             case "Delta":
-                self.served.tally(flight.lease.queue).count_tokens(flight, event["choice"], len(event["tokens"]))
+                self.served.tally(flight.lease.engine).count_tokens(flight, event["choice"], len(event["tokens"]))
                 if flight.take(event):
                     self._take_back(flight, event["choice"])
             case "Done":
@@ -185,10 +185,10 @@ class Crew:
             (flight,) = accused
             self._land(flight, flight.crash(EngineFailed(f"The engine failed on this request: {message['message']}")))
 
-    def _give_up(self, queue: str) -> None:
+    def _give_up(self, engine: str) -> None:
         """A new child cannot run this model any more; its jobs go back to their queue."""
         for flight in self.flights:
-            if flight.lease.queue == queue:
+            if flight.lease.engine == engine:
                 self._office.give_back(flight.lease)
                 self.flights.remove(flight.lease.execution_id)
 
@@ -197,7 +197,7 @@ class Crew:
         self._end(ending)
 
     def _end(self, ending: Ending) -> None:
-        self.served.tally(ending.lease.queue).count_end(ending)
+        self.served.tally(ending.lease.engine).count_end(ending)
         level = logging.WARNING if isinstance(ending.error, EngineFailed) else logging.INFO
-        jobs_log.log(level, "a job of %s: %s", ending.lease.queue, ending.label, extra=ending.fields())
+        jobs_log.log(level, "a job of %s: %s", ending.lease.engine, ending.label, extra=ending.fields())
         self._office.end(ending)

@@ -1,4 +1,4 @@
-"""Waiting for work: a thread that sleeps on the bells of our queues.
+"""Waiting for work: a thread that sleeps on the bells of our engines.
 
 A bell is a list with at most one token, left by whoever puts work on the queue. A worker waits for it only while it has
 room: one that is full leaves the token to others. A token lost to a crash costs at most the parent's poll of a second.
@@ -26,10 +26,10 @@ class Doorbell:
         self._armed = threading.Condition()
         threading.Thread(target=self._listen, name="doorbell", daemon=True).start()
 
-    def arm(self, queues: list[str]) -> None:
-        """Wait for any of these queues; an empty list waits for none."""
+    def arm(self, engines: list[str]) -> None:
+        """Wait for work for any of these; an empty list waits for none."""
         with self._armed:
-            self._bells = [keys.bell(queue) for queue in queues]
+            self._bells = [keys.bell(engine) for engine in engines]
             self._armed.notify()
 
     def _listen(self) -> None:

@@ -50,7 +50,7 @@ class EngineChild:
     ) -> None:
         self._channel = channel
         self._device = device
-        self._models: dict[str, LoadedModel] = {}  # by queue name
+        self._models: dict[str, LoadedModel] = {}  # by engine
         for target in targets:
             self._load(store, target, kv_bytes)
         self._engines: dict[str, Engine[Any]] = {name: model.engine for name, model in self._models.items()}
@@ -93,10 +93,10 @@ class EngineChild:
         """A broken bundle is refused; the other models are served all the same."""
         try:
             bundle = store.open(target.model, target.version)
-            self._models[target.queue_name] = load_model(bundle, target.variant, self._device, kv_bytes)
+            self._models[target.engine] = load_model(bundle, target.variant, self._device, kv_bytes)
         except Exception as error:  # also what PyTorch says of a model that is too large for this machine
             known = error if isinstance(error, StoreError) else StoreError(f"it cannot be loaded: {error!r}")
-            self._channel.send({"op": "refused", "model": target.queue_name, "message": str(known)})
+            self._channel.send({"op": "refused", "model": target.engine, "message": str(known)})
 
     def _take_messages(self) -> None:
         """Wait for messages only when there is nothing to run."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from contracts import keys
 from contracts.bundle import Bundle
-from contracts.errors import InvalidRequest, KamishibaiError
+from contracts.errors import InvalidRequest, JobExpired, JobTimedOut, KamishibaiError
 from contracts.jobs import request_of
 from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest
 from contracts.results import FinishReason, ImageResult
@@ -27,7 +27,7 @@ class Flight(ABC):
         self.lease = lease
         self.request = request
         self._fingerprint = fingerprint
-        self.deadline = time.monotonic() + lease.timeout_seconds
+        self.deadline = time.monotonic() + min(lease.timeout_seconds, lease.seconds_to_deadline)
         self.pace = Pace(lease.waited_seconds)
         self.restart()
 
@@ -59,6 +59,13 @@ class Flight(ABC):
     @abstractmethod
     def published(self) -> None:
         """What `to_publish` gave has been published."""
+
+    def run_late(self) -> Ending:
+        """The end of a job whose time is up."""
+        if self.lease.seconds_to_deadline < self.lease.timeout_seconds:
+            return self.crash(JobExpired("The job's deadline passed while it ran; it was stopped."))
+        limit = f"The job ran longer than its limit of {self.lease.timeout_seconds:g} s."
+        return self.crash(JobTimedOut(limit))
 
     def crash(self, error: KamishibaiError) -> Ending:
         """The end of a job that failed."""
@@ -181,8 +188,8 @@ def take_off(lease: Lease, bundle: Bundle, fingerprint: str) -> Flight:
     Raises InvalidRequest for a payload that is not a request for this bundle.
     """
     request = request_of(lease.data)
-    if request.target.queue_name != lease.queue or request.task != bundle.manifest.task:
-        raise InvalidRequest(f"The job asks for {request.target.queue_name} but lay on the queue {lease.queue}.")
+    if request.target.engine != lease.engine or request.task != bundle.manifest.task:
+        raise InvalidRequest(f"The job asks for {request.target.engine} but lay on the queue {lease.queue}.")
     if isinstance(request, TextRequest):
         return TextFlight(lease, request, fingerprint, bundle)
     if isinstance(request, ClassifyRequest):

@@ -37,8 +37,8 @@ class Flights:
         """Whether somebody new may be let in."""
         return self._suspects.open
 
-    def by_queue(self) -> Counter[str]:
-        return Counter(flight.lease.queue for flight in self)
+    def by_engine(self) -> Counter[str]:
+        return Counter(flight.lease.engine for flight in self)
 
     def find(self, execution_id: str) -> Flight | None:
         return self._flights.get(execution_id)
@@ -61,9 +61,9 @@ class Flights:
         accused = self._again(self._suspects.accuse(list(self._suspects.running)))
         return [(flight, self._suspects.deaths_alone(flight.lease.execution_id)) for flight in accused]
 
-    def after_failure(self, queue: str, took_part: Iterable[str]) -> list[Flight]:
-        """The child has given up all of one queue after a call that failed. Returns those that took part in it."""
-        given_up = [each for each in self._suspects.running if self._flights[each].lease.queue == queue]
+    def after_failure(self, engine: str, took_part: Iterable[str]) -> list[Flight]:
+        """The child has given up all of one engine after a call that failed. Returns those that took part in it."""
+        given_up = [each for each in self._suspects.running if self._flights[each].lease.engine == engine]
         accused = self._again(self._suspects.accuse(took_part))
         self._again(self._suspects.put_back(given_up))
         return accused

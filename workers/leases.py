@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 import time
 import uuid
 import zlib
@@ -18,8 +17,10 @@ from rq.utils import as_text
 
 from contracts import keys
 from contracts.connection import TIMEOUT_SECONDS
-from contracts.errors import KamishibaiError, LeaseLost
-from contracts.jobs import request_id_in, unix_seconds
+from contracts.errors import JobExpired, KamishibaiError, LeaseLost
+from contracts.jobs import unix_seconds
+from contracts.orders import JobMeta
+from contracts.requests import Target
 from contracts.results import Result
 from workers import scripts
 
@@ -27,7 +28,6 @@ LEASE_SECONDS = 12
 RENEW_SECONDS = 3.0
 JANITOR_SECONDS = 1.0  # a lease runs out 12 to 13 s after its last renewal; noticed within 15 s
 
-_OURS = re.compile(r"rq:queue:([a-z0-9._-]+@\d+/[^:]+)")
 T = TypeVar("T")
 
 
@@ -42,7 +42,14 @@ class Lease:
     timeout_seconds: float
     request_id: str | None = None  # of the HTTP request that made the job
     waited_seconds: float | None = None  # in its queue; None: it has run before, or nobody knows
+    seconds_to_deadline: float = math.inf  # from when it was claimed
+    work: int = 0  # tokens or pictures that it asks for, at most
     claimed_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def engine(self) -> str:
+        """The name of what runs it, as in `Target.engine`."""
+        return self.queue.rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,11 @@ class Leases:
         self._recover = connection.register_script(scripts.RECOVER)
 
     def claim(self, free: dict[str, int]) -> list[Lease]:
-        """At most MOST_JOBS jobs from the queues with free places, in one call."""
-        places = [value for queue, count in free.items() for value in (queue, count)]
-        rows: list[list[bytes]] = self._call(
-            self._claim, self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, f"{uuid.uuid4().hex}-", *places
-        )
+        """At most MOST_JOBS jobs for the engines with free places, in one call. Jobs past their deadline end here."""
+        places = [value for engine, count in free.items() for value in (engine, count)]
+        prefix = f"{uuid.uuid4().hex}-"
+        head = (self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, prefix, encode_failure(_not_started()))
+        rows: list[list[bytes]] = self._call(self._claim, *head, *places)
         return [_lease(*row) for row in rows]
 
     def complete(self, endings: list[Ending]) -> tuple[set[str], set[str]]:
@@ -163,10 +170,11 @@ class Leases:
         if not self._redis.set(keys.JANITOR, self._worker, nx=True, px=lock_milliseconds):
             return 0, 0
         known = cast(set[bytes], self._redis.smembers("rq:queues"))
-        found = (_OURS.fullmatch(key.decode(errors="replace")) for key in known)
-        queues = sorted(match[1] for match in found if match)
+        names = sorted(key.decode(errors="replace").removeprefix("rq:queue:") for key in known)
+        queues = [name for name in names if Target.of_queue(name)]
         error = LeaseLost("The workers that ran this job disappeared, and no attempt is left; send the request again.")
-        again, failed = self._call(self._recover, self._until(), scripts.MOST_JOBS, encode_failure(error), *queues)
+        reasons = map(encode_failure, (error, _not_started()))
+        again, failed = self._call(self._recover, self._until(), scripts.MOST_JOBS, *reasons, *queues)
         return int(again), int(failed)
 
     def _until(self) -> str:
@@ -186,15 +194,22 @@ def _lease(job: bytes, execution: bytes, queue: bytes, data: bytes | None, timeo
     """`told` are the job's meta, when it was put on its queue and when it ran before, as RQ writes them, and now."""
     meta, enqueued_at, ran_at, now = told
     since = None if ran_at else unix_seconds(enqueued_at)
+    read = JobMeta.read(meta)
     return Lease(
         job_id=as_text(job),
         execution_id=as_text(execution),
         queue=as_text(queue),
         data=data or b"",
         timeout_seconds=_seconds(timeout),
-        request_id=request_id_in(meta),
+        request_id=read.request_id,
         waited_seconds=None if since is None else max(0.0, float(now) - since),
+        work=read.work,
+        seconds_to_deadline=math.inf if read.deadline is None else read.deadline - float(now),
     )
+
+
+def _not_started() -> JobExpired:
+    return JobExpired("The job's deadline passed while it waited in its queue; it was not started.")
 
 
 def _seconds(timeout: bytes) -> float:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from contracts.announcements import Announcement, announce, withdraw
 from contracts.connection import connect
-from contracts.errors import JobCancelled, JobTimedOut
+from contracts.errors import JobCancelled
 from workers.child import Child
 from workers.chores import Chore
 from workers.crew import Crew
@@ -46,7 +46,7 @@ class WorkerParent:
         self._redis = connect(redis_url)  # first, since it may refuse the URL
         self._models = models
         self._make_child = make_child
-        self._tallies: dict[str, EngineTally] = {}  # by queue
+        self._tallies: dict[str, EngineTally] = {}  # by engine
         self._crews = Crews(models.first(), self._make_crew, models.refuse)
         self._wake_ups = WakeUps()
         self._leases = Leases(self._redis, name)
@@ -59,6 +59,7 @@ class WorkerParent:
         self._stops: SimpleQueue[str] = SimpleQueue()  # filled by RQ's pub/sub thread
         self._draining_since: float | None = None
         self._in_a_hurry = False
+        self._drained = False  # by an operator, who may want it to go on
         self._away_since: float | None = None  # Redis
         self._heartbeat = Chore(RENEW_SECONDS, self._keep_leases)
         self._janitor = Chore(JANITOR_SECONDS, self._recover_leases)
@@ -145,10 +146,14 @@ class WorkerParent:
             crew.listen()
 
     def _change_crews(self, watch: Watch) -> None:
-        if (wanted := watch.news()) and self._draining_since is None:
-            self._crews.want(wanted)
+        if (wish := watch.news()) and self._draining_since is None:
+            self._crews.want(wish.models, wish.reloads)
+            if wish.drained != self._drained:
+                self._drained = wish.drained
+                log.warning("drained: takes no jobs" if wish.drained else "takes jobs again")
+                self.news()
         if self._crews.change():
-            log.info("serving %s from now on", ", ".join(self._crews.serving.served.queues))
+            log.info("serving %s from now on", ", ".join(self._crews.serving.served.engines))
             self.news()
 
     def end(self, ending: Ending) -> None:
@@ -195,8 +200,7 @@ class WorkerParent:
         for crew in self._crews:
             for flight in crew.flights:
                 if flight.deadline < now:
-                    message = f"The job ran longer than its limit of {flight.lease.timeout_seconds:g} s."
-                    crew.end(flight, flight.crash(JobTimedOut(message)))
+                    crew.end(flight, flight.run_late())
 
     # Redis
 
@@ -271,7 +275,7 @@ class WorkerParent:
             Announcement(
                 worker=self._name,
                 device=serving.served.device,
-                ready=serving.dependable and self._draining_since is None,
+                ready=serving.dependable and self._draining_since is None and not self._drained,
                 models=serving.announced(),
                 child_restarts=self._crews.child_restarts,
             ),
@@ -281,12 +285,12 @@ class WorkerParent:
         """Fill the free places of every model, then wait for the bells of those that have some left."""
         while claimed := self._leases.claim(self._free_places()):
             for lease in claimed:
-                self._crews.of_queue(lease.queue).take(lease)
-        self._doorbell.arm([queue for queue, count in self._free_places().items() if count])
+                self._crews.of_engine(lease.engine).take(lease)
+        self._doorbell.arm([engine for engine, count in self._free_places().items() if count])
         if self._crews.flights and not self._registration.busy:
             self._heartbeat.within(BUSY_SECONDS)
 
     def _free_places(self) -> dict[str, int]:
-        """By queue. Full ones are there with 0: a claim passes the bell's token on to other workers."""
+        """By engine. Full ones are there with 0: a claim passes the bell's token on to other workers."""
         free = self._crews.free_places()
-        return free if self._draining_since is None else dict.fromkeys(free, 0)
+        return free if self._draining_since is None and not self._drained else dict.fromkeys(free, 0)

@@ -7,58 +7,123 @@ holds `<job>:<execution>` with the Unix second at which the lease ends.
 
 from __future__ import annotations
 
-from contracts.lua import CLOCK, EXPIRE_TEXTS, RING, WHOLE
+from contracts.lua import CLOCK, EXPIRE_TEXTS, IS, LEAVE, RING, TOLD, WEIGH, WHOLE
 
 MOST_JOBS = 64  # a claim of 1,000 would block Redis for 16 ms
 
-# is(key, ...): is the key of one of these types? A command on another type would end the script half-way.
-_IS = """
-local function is(key, ...)
-  local type = redis.call('TYPE', key).ok
-  for _, wanted in ipairs({...}) do
-    if type == wanted then return true end
-  end
-  return false
+# fail(...): what RQ leaves of a failed or stopped job. `exc` is base64 of zlib, as RQ's Result keeps it.
+_FAIL = """
+local function fail(id, execution, queue, worker, status, exc, time, stamp, iso)
+  local job, results = 'rq:job:' .. id, 'rq:results:' .. id
+  local lifetime = whole(redis.call('HGET', job, 'failure_ttl'), 3600)
+  local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at')
+  redis.call('HSET', job, 'status', status, 'ended_at', iso)
+  redis.call('XADD', results, 'MAXLEN', '~', 10, '*', 'type', 2, 'worker_name', worker, 'exc_string', exc,
+             'execution_id', execution, 'execution_started_at', started or stamp, 'execution_ended_at', stamp)
+  redis.call('EXPIRE', results, lifetime)
+  redis.call('EXPIRE', job, lifetime)
+  expire_texts(id, lifetime)
+  redis.call('ZADD', 'rq:failed:' .. queue, math.floor(time) + lifetime, id)
+  leave(id, time)
+end
+"""
+
+# put_back(queue, id): a job that was claimed waits again, as the next of its queue.
+_PUT_BACK = """
+local function put_back(queue, id)
+  redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
+  redis.call('LPUSH', 'rq:queue:' .. queue, id)
+  weigh(queue, id, 1)
+  ring(queue)
 end
 """
 
 CLAIM = (
     CLOCK
+    + IS
+    + WHOLE
+    + EXPIRE_TEXTS
     + RING
-    + _IS
+    + TOLD
+    + WEIGH
+    + LEAVE
+    + _FAIL
     + """
--- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, then per queue: name, free places
+-- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, exc_string of a job past its deadline, then
+--   per engine: name, free places
 -- Returns per job: {id, execution id, queue, data, timeout seconds, meta, when enqueued, when started before, now}
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for the answer any more
 local now, worker, lease, most = math.floor(tonumber(stamp)), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local claimed, looked_at = {}, 0
-for i = 6, #ARGV, 2 do
-  local queue, free = ARGV[i], tonumber(ARGV[i + 1])
-  while free > 0 and #claimed < most and looked_at < 16 * most and is('rq:queue:' .. queue, 'list') do
-    looked_at = looked_at + 1
-    local id = redis.call('LPOP', 'rq:queue:' .. queue)
-    local job = 'rq:job:' .. id
-    -- Cancelled and deleted ids fall through, and those that are none of RQ's or beside which others have put keys.
-    if string.match(id, '^[%w_-]+$') and is(job, 'hash') and redis.call('HGET', job, 'status') == 'queued'
-       and is('rq:results:' .. id, 'stream', 'none') and is('rq:executions:' .. id, 'zset', 'none') then
-      local fields = redis.call('HMGET', job, 'data', 'timeout', 'meta', 'enqueued_at', 'started_at')
-      local execution = ARGV[5] .. #claimed
-      local key = 'rq:execution:' .. id .. ':' .. execution
-      redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', worker)
-      redis.call('EXPIRE', key, lease)
-      redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, execution)
-      redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
-      redis.call('ZADD', 'rq:wip:' .. queue, now + lease, id .. ':' .. execution)
-      redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
-      redis.call('PERSIST', job)
-      claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '', fields[4] or '',
-                               fields[5] or '', stamp}
-      free = free - 1
+local claimed, expired, looked_at = {}, {}, 0
+
+-- The next job of an engine, urgent ones first; but every eighth turn begins with those that are not, so that they wait
+-- for ever behind nobody. On every other turn jobs with deadlines come first in their queue. RQ's list keeps them.
+local function next_job(engine, turn)
+  for _, priority in ipairs(turn % 8 == 7 and {'low', 'normal', 'high'} or {'high', 'normal', 'low'}) do
+    local queue = engine .. '/' .. priority
+    if is('rq:queue:' .. queue, 'list') then
+      local deadlines = 'kamishibai:deadlines:' .. queue
+      local id = turn % 2 == 1 and is(deadlines, 'zset') and redis.call('ZPOPMIN', deadlines)[1]
+      return id or redis.call('LPOP', 'rq:queue:' .. queue), queue
     end
   end
-  if is('rq:queue:' .. queue, 'list') then ring(queue) end
 end
+
+-- Cancelled and deleted ids fall through, and those that are none of RQ's or beside which others have put keys.
+local function claimable(id)
+  local job = 'rq:job:' .. id
+  return string.match(id, '^[%w_-]+$') and is(job, 'hash') and redis.call('HGET', job, 'status') == 'queued'
+     and is('rq:results:' .. id, 'stream', 'none') and is('rq:executions:' .. id, 'zset', 'none')
+end
+
+local function claim(id, queue)
+  local job = 'rq:job:' .. id
+  local fields = redis.call('HMGET', job, 'data', 'timeout', 'meta', 'enqueued_at', 'started_at')
+  local execution = ARGV[5] .. #claimed
+  local key = 'rq:execution:' .. id .. ':' .. execution
+  redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', worker)
+  redis.call('EXPIRE', key, lease)
+  redis.call('ZADD', 'rq:executions:' .. id, now + lease + 60, execution)
+  redis.call('EXPIRE', 'rq:executions:' .. id, lease + 60)
+  redis.call('ZADD', 'rq:wip:' .. queue, now + lease, id .. ':' .. execution)
+  redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
+  redis.call('PERSIST', job)
+  claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '', fields[4] or '',
+                           fields[5] or '', stamp}
+end
+
+for i = 7, #ARGV, 2 do
+  local engine, free, load = ARGV[i], tonumber(ARGV[i + 1]), 'kamishibai:load:' .. ARGV[i]
+  if not is(load, 'hash', 'none') then redis.call('DEL', load) end
+  local turn = whole(redis.call('HGET', load, 'turn'), 0)
+  local first, id, queue = turn, '', ''
+  while turn - first < free and #claimed < most and looked_at < 16 * most and id do
+    id, queue = next_job(engine, turn)
+    looked_at = looked_at + 1
+    if id and claimable(id) then
+      local meta = weigh(queue, id, -1)
+      if type(meta.deadline) == 'number' and meta.deadline < time then
+        fail(id, '', queue, worker, 'failed', ARGV[6], time, stamp, iso)
+        expired[#expired + 1] = id
+      else
+        claim(id, queue)
+        turn = turn + 1
+      end
+    end
+  end
+  local rest = false
+  for _, priority in ipairs({'high', 'normal', 'low'}) do
+    rest = rest or is('rq:queue:' .. engine .. '/' .. priority, 'list')
+  end
+  if rest then
+    ring(engine .. '/normal')
+    if turn > first then redis.call('HSET', load, 'turn', turn % 8) end
+  else
+    redis.call('DEL', load)
+  end
+end
+if #expired > 0 then redis.call('PUBLISH', 'kamishibai:ended', cjson.encode(expired)) end
 return claimed
 """
 )
@@ -75,26 +140,6 @@ local function forget(id, execution, queue)
   redis.call('ZREM', 'rq:executions:' .. id, execution)
 end
 """
-
-# fail(...): what RQ leaves of a failed or stopped job. `exc` is base64 of zlib, as RQ's Result keeps it.
-_FAIL = (
-    WHOLE
-    + EXPIRE_TEXTS
-    + """
-local function fail(id, execution, queue, worker, status, exc, stamp, iso)
-  local job, results = 'rq:job:' .. id, 'rq:results:' .. id
-  local lifetime = whole(redis.call('HGET', job, 'failure_ttl'), 3600)
-  local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at')
-  redis.call('HSET', job, 'status', status, 'ended_at', iso)
-  redis.call('XADD', results, 'MAXLEN', '~', 10, '*', 'type', 2, 'worker_name', worker, 'exc_string', exc,
-             'execution_id', execution, 'execution_started_at', started or stamp, 'execution_ended_at', stamp)
-  redis.call('EXPIRE', results, lifetime)
-  redis.call('EXPIRE', job, lifetime)
-  expire_texts(id, lifetime)
-  redis.call('ZADD', 'rq:failed:' .. queue, math.floor(tonumber(stamp)) + lifetime, id)
-end
-"""
-)
 
 # settle_pictures(id, execution): of a completion that is not taken. If this execution has finished the job before (the
 # answer got lost, and it was sent again) they live as long as the job; those of any other execution go.
@@ -114,6 +159,11 @@ end
 
 COMPLETE = (
     CLOCK
+    + IS
+    + WHOLE
+    + EXPIRE_TEXTS
+    + TOLD
+    + LEAVE
     + _HELD
     + _FAIL
     + _PICTURES
@@ -121,7 +171,7 @@ COMPLETE = (
 -- ARGV: worker, then per job: id, execution id, queue, outcome (finished, failed, stopped), base64 value or exc_string
 -- Returns execution ids: {those that had lost their lease, those whose job has dependents in RQ}.
 -- Publishes the jobs that have ended.
-local _, stamp, iso = clock()
+local time, stamp, iso = clock()
 local worker = 'rq:worker:' .. ARGV[1]
 local lost, dependents, ended = {}, {}, {}
 for i = 2, #ARGV, 5 do
@@ -143,8 +193,9 @@ for i = 2, #ARGV, 5 do
       redis.call('EXPIRE', 'kamishibai:pictures:' .. id .. ':' .. execution, lifetime)
       redis.call('ZADD', 'rq:finished:' .. queue, math.floor(tonumber(stamp)) + lifetime, id)
       redis.call('HINCRBY', worker, 'successful_job_count', 1)
+      leave(id, time)
     else
-      fail(id, execution, queue, ARGV[1], outcome, payload, stamp, iso)
+      fail(id, execution, queue, ARGV[1], outcome, payload, time, stamp, iso)
       redis.call('HINCRBY', worker, 'failed_job_count', 1)
     end
     redis.call('HINCRBYFLOAT', worker, 'total_working_time', string.format('%.6f', tonumber(stamp) - tonumber(started)))
@@ -160,7 +211,7 @@ return {lost, dependents}
 
 PUBLISH = (
     _HELD
-    + _IS
+    + IS
     + """
 -- ARGV: lifetime seconds, then per choice of a streaming job: id, execution id, queue, choice, byte offset, text
 -- Appends what goes beyond the text that is there (a re-run after a crash repeats it silently) and publishes that.
@@ -218,17 +269,18 @@ return lost
 )
 
 RELEASE = (
-    RING
+    IS
+    + WHOLE
+    + RING
+    + TOLD
+    + WEIGH
+    + _PUT_BACK
     + _HELD
     + """
 -- ARGV: per job: id, execution id, queue. Gives jobs back to the front of their queues; costs them no attempt.
 for i = 1, #ARGV, 3 do
   local id, execution, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if held(id, execution, queue) then
-    redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
-    redis.call('LPUSH', 'rq:queue:' .. queue, id)
-    ring(queue)
-  end
+  if held(id, execution, queue) then put_back(queue, id) end
   forget(id, execution, queue)
 end
 """
@@ -255,22 +307,50 @@ local function leave_canceled(queue, now, most)
 end
 """
 
+# expire_due(queue, ...): fails queued jobs whose deadline has passed, and notes them in `ended`.
+_EXPIRE_DUE = """
+local function expire_due(queue, most, exc, time, stamp, iso, ended)
+  local deadlines = 'kamishibai:deadlines:' .. queue
+  if not is(deadlines, 'zset') then return end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', deadlines, 0, time, 'LIMIT', 0, most)) do
+    redis.call('ZREM', deadlines, id)
+    local job = 'rq:job:' .. id
+    if is(job, 'hash') and redis.call('HGET', job, 'status') == 'queued' and is('rq:results:' .. id, 'stream', 'none')
+    then
+      redis.call('LREM', 'rq:queue:' .. queue, 1, id)
+      weigh(queue, id, -1)
+      fail(id, '', queue, '', 'failed', exc, time, stamp, iso)
+      ended[#ended + 1] = id
+    end
+  end
+end
+"""
+
 RECOVER = (
     CLOCK
+    + IS
+    + WHOLE
+    + EXPIRE_TEXTS
     + RING
-    + _IS
+    + TOLD
+    + WEIGH
+    + LEAVE
+    + _PUT_BACK
     + _HELD
     + _FAIL
     + _CANCELED
+    + _EXPIRE_DUE
     + """
--- ARGV: until when, most jobs, exc_string of a job without attempts left, then the queues to look at
--- Gives jobs whose lease has run out to the front of their queue, or fails them. Clears RQ's registries of ended jobs.
+-- ARGV: until when, most jobs, exc_strings of a job without attempts left and of one past its deadline, then the queues
+--   to look at
+-- Gives jobs whose lease has run out to the front of their queue, or fails them; fails those whose deadline has passed.
+-- Clears RQ's registries of ended jobs.
 -- Returns {jobs given back, jobs failed}.
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {0, 0} end         -- nobody could renew a lease while Redis stood still
 local now, most = math.floor(tonumber(stamp)), tonumber(ARGV[2])
 local again, failed = 0, {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local queue = ARGV[i]
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', 'rq:wip:' .. queue, 0, now - 1, 'LIMIT', 0, most)) do
     local id, execution = string.match(entry, '^([^:]*):(.*)$')
@@ -284,17 +364,16 @@ for i = 4, #ARGV do
       local attempts = whole(redis.call('HGET', job, 'retries_left'), 0)
       if attempts > 0 then
         redis.call('HSET', job, 'retries_left', attempts - 1)
-        redis.call('HSET', job, 'status', 'queued')
-        redis.call('LPUSH', 'rq:queue:' .. queue, id)
-        ring(queue)
+        put_back(queue, id)
         again = again + 1
       else
-        fail(id, execution, queue, '', 'failed', ARGV[3], stamp, iso)
+        fail(id, execution, queue, '', 'failed', ARGV[3], time, stamp, iso)
         failed[#failed + 1] = id
       end
     end
     forget(id, execution, queue)
   end
+  expire_due(queue, most, ARGV[4], time, stamp, iso, failed)
   redis.call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, 0, now)
   redis.call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, 0, now)
   leave_canceled(queue, now, most)

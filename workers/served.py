@@ -15,44 +15,49 @@ log = logging.getLogger("kamishibai.worker")
 
 
 class ServedModels:
-    """By queue name. A child says `ready` once, before that perhaps `refused` of some, and then of every `call`."""
+    """By engine. A child says `ready` once, before that perhaps `refused` of some, and then of every `call`."""
 
     def __init__(self, bundles: dict[Target, Bundle], tallies: dict[str, EngineTally]) -> None:
         """`bundles` by what their jobs will run on: what the child was told to load. `tallies` are counted on."""
-        self._targets = {target.queue_name: target for target in bundles}
-        self._bundles = {target.queue_name: bundle for target, bundle in bundles.items()}
+        self._targets = {target.engine: target for target in bundles}
+        self._bundles = {target.engine: bundle for target, bundle in bundles.items()}
         self._said: dict[str, dict[str, Any]] = {}  # empty while no child is ready
         self._refused: set[str] = set()  # the child could not load them
         self._tallies = tallies
         self.device = "starting"
 
     @property
-    def queues(self) -> list[str]:
+    def engines(self) -> list[str]:
         return list(self._bundles)
+
+    @property
+    def queues(self) -> list[str]:
+        """Those of all engines, for RQ's books."""
+        return [queue for target in self._targets.values() for queue in target.queues]
 
     @property
     def refused(self) -> frozenset[Target]:
         """What the child could not load."""
-        return frozenset(self._targets[queue] for queue in self._refused)
+        return frozenset(self._targets[engine] for engine in self._refused)
 
     @property
     def capacities(self) -> dict[str, int]:
         """How many requests the child may hold, of the models that it serves now."""
-        return {queue: said["capacity"] for queue, said in self._said.items()}
+        return {engine: said["capacity"] for engine, said in self._said.items()}
 
-    def bundle(self, queue: str) -> Bundle:
-        return self._bundles[queue]
+    def bundle(self, engine: str) -> Bundle:
+        return self._bundles[engine]
 
-    def fingerprint(self, queue: str) -> str:
+    def fingerprint(self, engine: str) -> str:
         """Empty while no child is ready."""
-        return str(self._said.get(queue, {}).get("fingerprint", ""))
+        return str(self._said.get(engine, {}).get("fingerprint", ""))
 
     def ready(self, message: dict[str, Any]) -> None:
         self._said, self.device = message["models"], message["device"]
         self._refused -= self._said.keys()  # a new child may have loaded what the last one could not
-        for queue, said in self._said.items():
+        for engine, said in self._said.items():
             if not said["batch_invariant"]:
-                log.warning("%s gives other bits in other batches: a seed alone does not fix its output here", queue)
+                log.warning("%s gives other bits in other batches: a seed alone does not fix its output here", engine)
         log.info("ready: %s on %s", ", ".join(self._said) or "no model", self.device)
 
     def refuse(self, message: dict[str, Any]) -> None:
@@ -60,27 +65,27 @@ class ServedModels:
         self._refused.add(message["model"])
 
     def count(self, call: dict[str, Any]) -> None:
-        queue = call["model"]
-        self._said[queue]["capacity"] = call["capacity"]
-        self.tally(queue).count_call(call)
+        engine = call["model"]
+        self._said[engine]["capacity"] = call["capacity"]
+        self.tally(engine).count_call(call)
 
     def child_has_gone(self) -> None:
         self._said = {}
 
-    def tally(self, queue: str) -> EngineTally:
-        return self._tallies.setdefault(queue, EngineTally())
+    def tally(self, engine: str) -> EngineTally:
+        return self._tallies.setdefault(engine, EngineTally())
 
     def announced(self, busy: Collection[str]) -> tuple[ServedModel, ...]:
-        """`busy` are the queues of which there are jobs in flight."""
+        """`busy` are the engines of which there are jobs in flight."""
         return tuple(
             ServedModel(
-                target=self._targets[queue],
+                target=self._targets[engine],
                 task=bundle.manifest.task,
                 digest=bundle.digest,
-                fingerprint=self.fingerprint(queue),
-                batch_invariant=self._said.get(queue, {}).get("batch_invariant", False),
-                counters=self.tally(queue).counters(self.capacities.get(queue, 0), idle=queue not in busy),
+                fingerprint=self.fingerprint(engine),
+                batch_invariant=self._said.get(engine, {}).get("batch_invariant", False),
+                counters=self.tally(engine).counters(self.capacities.get(engine, 0), idle=engine not in busy),
             )
-            for queue, bundle in self._bundles.items()
-            if queue not in self._refused
+            for engine, bundle in self._bundles.items()
+            if engine not in self._refused
         )

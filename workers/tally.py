@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
 from contracts.announcements import BOUNDS, EngineCounters, Histogram, HistogramName
 from contracts.requests import TextRequest
+from workers.drain import Drain
 from workers.flight import Flight
 from workers.leases import Ending
 
@@ -35,11 +37,13 @@ class EngineTally:
         self._units = self._prompt_tokens = 0
         self._jobs: Counter[str] = Counter()  # by outcome or error code
         self._slots_used = self._waiting = 0
+        self._drain = Drain()
         self._observed: dict[HistogramName, Observations] = {name: Observations(BOUNDS[name]) for name in BOUNDS}
 
     def count_call(self, call: dict[str, Any]) -> None:
         """A call of the engine, as its child reports it."""
         self._units += call["units"]
+        self._drain.call(time.monotonic(), call["seconds"])
         self._observed["batch_size"].add(call["batch_size"])
         self._observed["call_seconds"].add(call["seconds"])
         self._slots_used, self._waiting = call["running"], call["waiting"]
@@ -62,6 +66,8 @@ class EngineTally:
     def count_end(self, ending: Ending) -> None:
         """A job has ended."""
         self._jobs[ending.label] += 1
+        if ending.outcome == "finished":
+            self._drain.ended(ending.lease.work, time.monotonic() - ending.lease.claimed_at)
 
     def counters(self, slots: int, *, idle: bool) -> EngineCounters:
         """`slots` is what the engine may run at once. `idle` says that it has no jobs: its last report may still name
@@ -74,4 +80,6 @@ class EngineTally:
             slots=slots,
             slots_used=0 if idle else self._slots_used,
             waiting=0 if idle else self._waiting,
+            work_per_second=self._drain.work_per_second,
+            seconds_per_work=self._drain.seconds_per_work,
         )

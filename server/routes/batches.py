@@ -37,7 +37,7 @@ def create_batch() -> ResponseReturnValue:
         )
     lives = body.output_expires_after
     output_seconds = lives.seconds if lives else here.settings.file_seconds
-    return batch_body(here.batches.create(body, caller().owner, output_seconds))
+    return batch_body(here.batches.create(body, caller().owner, output_seconds, caller().limits))
 
 
 @blueprint.get("/v1/batches")
@@ -104,6 +104,6 @@ def fault_body(fault: BatchFault) -> answers.BatchError:
 def _visible(batch_id: str) -> BatchRecord:
     """A batch of the caller's own; those of others are as unknown to it as those that never were."""
     record = services().batches.read(batch_id)
-    if not caller().sees(record):
+    if not caller().sees(record.owner):
         raise no_such_batch(batch_id)
     return record

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import cast, get_args
+
 from flask import Blueprint, g, request, url_for
 from flask.typing import ResponseReturnValue
 
-from contracts.errors import InvalidRequest
-from contracts.jobs import JobRecord, no_such_job
-from contracts.requests import JobBody
+from contracts.enqueue import Accepted
+from contracts.errors import InvalidRequest, KamishibaiError
+from contracts.jobs import JobRecord, Status, no_such_job
+from contracts.orders import MAX_IDEMPOTENCY_CHARACTERS, Idempotency
+from contracts.requests import BulkBody, JobBody
 from server import client
 from server.access import caller
 from server.admission import decode, parse
-from server.calls import enqueue
-from server.responses import event_stream, job_body
+from server.bulk import enqueue_bulk
+from server.calls import enqueue, job_order
+from server.listing import MOST_LISTED, page_of_jobs
+from server.responses import bulk_body, event_stream, job_body, job_list_body
 from server.services import services
 from server.streaming import JobStream, offsets_of
 
@@ -23,10 +30,42 @@ blueprint = Blueprint("jobs", __name__)
 def create_job() -> ResponseReturnValue:
     """Put a request on the queue and answer at once."""
     here = services()
-    asked = here.admission.job(parse(JobBody, decode(client.body(here.settings.slow_client_seconds))))
-    job_id = enqueue(here, asked, here.settings.job_result_seconds)
-    location = url_for("jobs.read_job", job_id=job_id)
-    return job_body(here.jobs.confirm(job_id), here.jobs), 202, {"Location": location}
+    raw = client.body(here.settings.slow_client_seconds)
+    body = parse(JobBody, decode(raw))
+    accepted = enqueue(here, job_order(here, here.admission.job(body), body, _idempotency(raw)))
+    headers = {"Location": url_for("jobs.read_job", job_id=accepted.job_id)}
+    if accepted.repeated:
+        headers["Idempotent-Replayed"] = "true"
+    return job_body(here.jobs.confirm(accepted.job_id), here.jobs), 202, headers
+
+
+@blueprint.post("/v1/jobs/bulk")
+def create_jobs() -> ResponseReturnValue:
+    """Put up to 1,000 requests on the queue. Each is judged by itself: it becomes a job or has an error."""
+    here = services()
+    request.max_content_length = here.settings.max_bulk_bytes
+    raw = client.body(here.settings.slow_client_seconds)
+    outcomes = enqueue_bulk(here, parse(BulkBody, decode(raw)).jobs, _idempotency(raw))
+    accepted = [each.job_id for each in outcomes if isinstance(each, Accepted)]
+    if not accepted and isinstance(outcomes[0], KamishibaiError):
+        raise outcomes[0]
+    here.jobs.confirm(accepted[-1])
+    return bulk_body(outcomes), 202
+
+
+@blueprint.get("/v1/jobs")
+def list_jobs() -> ResponseReturnValue:
+    """Your jobs, newest first, without their results."""
+    here = services()
+    page = page_of_jobs(
+        here.jobs,
+        caller().owner,
+        after=request.args.get("after"),
+        limit=_limit(),
+        status=_status(),
+        model=request.args.get("model"),
+    )
+    return job_list_body(page)
 
 
 @blueprint.get("/v1/jobs/<job_id>")
@@ -40,7 +79,7 @@ def read_job(job_id: str) -> ResponseReturnValue:
         record = here.waiting.wait_ended(
             job_id, wait_seconds, still_there=lambda: not here.waiting.draining and client_is_there()
         )
-    return job_body(record, here.jobs)
+    return job_body(record, here.jobs, here.estimates)
 
 
 @blueprint.get("/v1/jobs/<job_id>/events")
@@ -75,10 +114,45 @@ def delete_job(job_id: str) -> ResponseReturnValue:
 def _visible(job_id: str) -> JobRecord:
     """A job of the caller's own; those of others are as unknown to it as those that never were."""
     record = services().jobs.read(job_id)
-    if not caller().sees(record):
+    if not caller().sees(record.meta.owner):
         raise no_such_job(job_id)
     g.job_id = job_id
     return record
+
+
+def _idempotency(raw: bytes) -> Idempotency | None:
+    """What makes a repeated request the same one. Raises InvalidRequest for a key that is too long."""
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    if not 0 < len(given) <= MAX_IDEMPOTENCY_CHARACTERS:
+        raise InvalidRequest(
+            f"'Idempotency-Key' has {len(given)} characters; use 1 to {MAX_IDEMPOTENCY_CHARACTERS}",
+            param="Idempotency-Key",
+        )
+    return Idempotency(
+        key=hashlib.sha256(given.encode()).hexdigest(),
+        digest=hashlib.sha256(request.path.encode() + b" " + raw).hexdigest(),
+    )
+
+
+def _limit() -> int:
+    given = request.args.get("limit", "20")
+    if not given.isdecimal() or not 1 <= int(given[:9]) <= MOST_LISTED:
+        raise InvalidRequest(f"'limit' is {given[:40]!r}; give a number from 1 to {MOST_LISTED}", param="limit")
+    return int(given)
+
+
+def _status() -> Status | None:
+    given = request.args.get("status")
+    for known in get_args(Status):
+        if given == known:
+            return cast(Status, known)
+    if given is not None:
+        raise InvalidRequest(
+            f"'status' is {given[:40]!r}; choose one of: {', '.join(get_args(Status))}", param="status"
+        )
+    return None
 
 
 def _wait_seconds(most: float) -> float:

@@ -189,10 +189,13 @@ def losses_are_noticed_and_run_again_in_time(case: Case) -> Findings:
             if loss.facts["jobs"] and (seconds is None or seconds > limit):
                 yield f"{what} {loss.facts} after {seconds} s of undisturbed time", None
     for entry in case.of["noticed"]:
-        if entry.facts["victim"] in CHILDREN and entry.facts["seconds"] > CHILD_NOTICED_SECONDS:
+        if entry.facts["victim"] in CHILDREN:
             worker = entry.facts["victim"].replace("child", "worker")
             began = entry.facts["killed_at"]
-            if not case.touched((worker,), began - CHILD_NOTICED_SECONDS, entry.at):
+            # A parent waits for an answer of Redis that stands still, and takes a step only then.
+            silent = [(window.began, window.over) for window in case.windows if window.victim == "redis"]
+            seconds = _seconds_between(began, began + entry.facts["seconds"], silent)
+            if seconds > CHILD_NOTICED_SECONDS and not case.touched((worker,), began - CHILD_NOTICED_SECONDS, entry.at):
                 yield f"{entry.facts}", None
 
 
@@ -262,12 +265,15 @@ def seconds_after_loss(case: Case, loss: Entry, what: str) -> float | None:
     end = killed_at + float(seen[0].facts["seconds"])
     others = tuple(name for name in (*WORKERS, "redis") if name != victim)
     found = [(w.began, w.over + _lull_seconds(w)) for w in case.windows if w.victim in others]
-    during = [(began, over) for began, over in found if began <= end and killed_at <= over]
-    hindrances = sorted((max(began, killed_at), min(over, end)) for began, over in during)
-    undisturbed, at = 0.0, killed_at
-    for began, over in hindrances:
-        undisturbed += max(0.0, began - at)
-        at = max(at, over)
+    return _seconds_between(killed_at, end, found)
+
+
+def _seconds_between(begin: float, end: float, hindrances: list[tuple[float, float]]) -> float:
+    """From one time to another, less the times in which something was in the way."""
+    undisturbed, at = 0.0, begin
+    for began, over in sorted(hindrances):
+        undisturbed += max(0.0, min(began, end) - at)
+        at = max(at, min(over, end))
     return undisturbed + max(0.0, end - at)
 
 

@@ -85,6 +85,10 @@ GOOD = {
     "a slow refusal by a Redis that stood still": fault("stop", "redis", 2, 12) + refused(seconds=9.0),
     "a connection that broke with its server": fault("kill", "server-1", 9.5, 12) + broken_connection(),
     "a loss noticed in time": loss(),
+    "a child's death while Redis stood still": [
+        Entry(5.0, "noticed", facts={"victim": "child-1", "killed_at": 1.0, "seconds": 4.0}),
+        *fault("stop", "redis", 0.5, 4.0),
+    ],
     "a loss that Redis' absence hid for long": loss(noticed=40.0, rerun=50.0) + fault("away", "redis", 11, 45),
     "four lost leases": [entry for n in range(4) for entry in fault("kill", "worker-1", 1.1 + n / 10, 1.15 + n / 10, n)]
     + job(ended=[failed("worker_lost")]),
@@ -144,6 +148,10 @@ BAD = {
         loss(rerun=None),
         loss(noticed=30.0) + fault("kill", "redis", 12, 14),
         [Entry(5.0, "noticed", facts={"victim": "child-1", "killed_at": 1.0, "seconds": 4.0})],
+        [
+            Entry(5.0, "noticed", facts={"victim": "child-1", "killed_at": 1.0, "seconds": 4.0}),
+            *fault("stop", "redis", 0.5, 2.5),
+        ],
     ],
     "processes_stay_up": [[Entry(5.0, "exit", facts={"member": "worker-1", "status": 1})]],
     "nothing_is_left_after_the_lifetimes": [

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from contracts.orders import Order
 from contracts.requests import ImageRequest, TextRequest
 
-LIFETIMES = {"result_seconds": 300, "timeout_seconds": 60}
+LIFETIMES: dict[str, Any] = {"result_seconds": 300, "timeout_seconds": 60}
 IDENTICAL = r"identical \((fp_[0-9a-f]{16})\)\n"
 
 
@@ -67,7 +68,7 @@ def requests_of(store):
 
 def test_what_a_worker_made_in_company_is_identical_alone(start_worker, jobs, wait_ended, store, replay):
     start_worker()
-    ids = {name: jobs.enqueue(request, **LIFETIMES) for name, request in requests_of(store).items()}
+    ids = {name: jobs.submit(Order(request=request, **LIFETIMES)) for name, request in requests_of(store).items()}
     for name, job in ids.items():
         record = wait_ended(job)
         assert record.status == "succeeded", record.error
@@ -81,7 +82,7 @@ def test_what_a_worker_made_in_company_is_identical_alone(start_worker, jobs, wa
 def test_a_changed_result_is_told_by_token_choice_and_fingerprint(start_worker, jobs, wait_ended, text, replay, change):
     start_worker()
     for echo in (False, True):
-        job = jobs.enqueue(text.model_copy(update={"echo": echo}), **LIFETIMES)
+        job = jobs.submit(Order(request=text.model_copy(update={"echo": echo}), **LIFETIMES))
         made_by = wait_ended(job).result.fingerprint
         place = 12 + echo * len(text.prompt_tokens)  # the prompt's tokens are not the model's
 
@@ -132,9 +133,9 @@ def run_here(store, connection, jobs, request) -> str:
     from workers.leases import Ending, Leases
     from workers.local import LocalModel
 
-    job: str = jobs.enqueue(request, **LIFETIMES)
+    job: str = jobs.submit(Order(request=request, **LIFETIMES))
     leases = Leases(connection, "here")
-    (lease,) = leases.claim({request.target.queue_name: 1})
+    (lease,) = leases.claim({request.target.engine: 1})
     result = LocalModel(store.open(request.target.model)).run(request)
     leases.complete([Ending(lease, "finished", result=result)])
     return job
@@ -142,7 +143,7 @@ def run_here(store, connection, jobs, request) -> str:
 
 def test_changed_pictures_are_told_by_number(start_worker, jobs, wait_ended, store, replay, connection):
     start_worker()
-    job = jobs.enqueue(ImageRequest(target=store.open("faces").target(), seed=4, count=5), **LIFETIMES)
+    job = jobs.submit(Order(request=ImageRequest(target=store.open("faces").target(), seed=4, count=5), **LIFETIMES))
     key = wait_ended(job).result.pictures_key
     connection.lset(key, 3, connection.lindex(key, 2))
     ended = replay(job)
@@ -158,7 +159,7 @@ def one_line(ended) -> str:
 
 
 def test_only_a_succeeded_job_is_replayed(jobs, text, replay):
-    queued = jobs.enqueue(text, **LIFETIMES)
+    queued = jobs.submit(Order(request=text, **LIFETIMES))
     assert f"{queued} is queued; only a succeeded job" in one_line(replay(queued))
     jobs.cancel(queued)
     assert f"{queued} is cancelled; only a succeeded job" in one_line(replay(queued))

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from contracts.bundle import WEIGHTS
+from contracts.orders import Order
 from contracts.requests import TextRequest
 from contracts.store import Store
 
@@ -87,7 +88,7 @@ def test_prune_keeps_the_newest_and_the_latest(models, versions):
 def test_a_version_with_jobs_is_kept(models, versions, jobs, redis_url):
     target = versions.open("lstm", 1).target()
     accepted = TextRequest(target=target, seed=1, prompt_tokens=(1,))
-    job_id = jobs.enqueue(accepted, result_seconds=60, timeout_seconds=60)
+    job_id = jobs.submit(Order(request=accepted, result_seconds=60, timeout_seconds=60))
     ended = models("rm", "lstm@1", "--yes", "--redis-url", redis_url)
     assert "lstm@1 has 1 jobs that have not ended; wait for them, or cancel them" in ended.err
     assert "has 1 jobs" in models("prune", "--keep", 1, "--yes", "--redis-url", redis_url).err

@@ -13,6 +13,7 @@ from contracts.errors import (
     EngineFailed,
     InvalidRequest,
     JobCancelled,
+    JobExpired,
     JobTimedOut,
     KamishibaiError,
     LeaseLost,
@@ -22,7 +23,7 @@ from contracts.errors import (
 )
 
 ALL = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KamishibaiError)]
-RECORDED = [InvalidRequest, JobCancelled, EngineFailed, LeaseLost, JobTimedOut, NotReady]
+RECORDED = [InvalidRequest, JobCancelled, JobExpired, EngineFailed, LeaseLost, JobTimedOut, NotReady]
 
 
 def test_the_tree_in_the_documentation_is_the_one_in_the_code():
@@ -42,7 +43,8 @@ def test_codes_are_different():
 def test_the_body_is_openais(kind):
     body = kind("It is so.", param="n").body()
     assert body == {"error": {"message": "It is so.", "type": kind.type, "param": "n", "code": kind.code}}
-    assert kind.type == ("invalid_request_error" if kind.status < 500 else "server_error")
+    of_clients = "rate_limit_error" if kind.status == 429 else "invalid_request_error"
+    assert kind.type == (of_clients if kind.status < 500 else "server_error")
 
 
 @given(kind=st.sampled_from(RECORDED), message=st.text().filter(lambda text: "AbandonedJobError" not in text))

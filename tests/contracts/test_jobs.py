@@ -7,6 +7,7 @@ import json
 import time
 import tracemalloc
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,17 +18,19 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from contracts import keys
+from contracts.enqueue import JOB_FUNCTION, MAX_DATA_BYTES
 from contracts.errors import BodyTooLarge, EngineFailed, InvalidRequest, NotFound
-from contracts.jobs import JOB_FUNCTION, MAX_DATA_BYTES, JobQueue, check_job_id, new_job_id, request_of
+from contracts.jobs import JobQueue, check_job_id, request_of
+from contracts.orders import Order, new_job_id
 from contracts.requests import ClassifyRequest, ImageRequest, Target, TextRequest, TokenisedText
 from contracts.results import Choice, ImageResult, TextResult
 
 TARGET = Target(model="m", version=1, variant="pytorch:fp32")
-QUEUE = TARGET.queue_name
+QUEUE = TARGET.queue()
 TEXT = TextRequest(target=TARGET, seed=7, prompt_tokens=(1, 2, 3), stop=("x",), stream=True)
 PICTURE = ImageRequest(target=TARGET, seed=7, count=2)
 LABELS = ClassifyRequest(target=TARGET, texts=(TokenisedText(tokens=(1, 2), truncated=True),), threshold=0.5)
-LIFETIMES = {"result_seconds": 120, "timeout_seconds": 60}
+LIFETIMES: dict[str, Any] = {"result_seconds": 120, "timeout_seconds": 60}
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def encoded(result) -> str:
 @pytest.mark.parametrize("request_", [TEXT, PICTURE, LABELS])
 def test_an_enqueued_job_waits_with_its_request(connection, jobs, request_):
     before = time.time()
-    job_id = jobs.enqueue(request_, **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
     record = jobs.read(job_id)
     assert (record.id, record.status, record.ended) == (job_id, "queued", False)
     assert record.request == request_
@@ -71,20 +74,20 @@ def test_an_enqueued_job_waits_with_its_request(connection, jobs, request_):
 
 def test_the_bell_is_rung_with_one_token_that_expires(connection, jobs):
     for _ in range(3):
-        jobs.enqueue(PICTURE, **LIFETIMES)
-    assert connection.lrange(keys.bell(QUEUE), 0, -1) == [b"1"]
-    assert 0 < connection.ttl(keys.bell(QUEUE)) <= keys.BELL_SECONDS
+        jobs.submit(Order(request=PICTURE, **LIFETIMES))
+    assert connection.lrange(keys.bell(TARGET.engine), 0, -1) == [b"1"]
+    assert 0 < connection.ttl(keys.bell(TARGET.engine)) <= keys.BELL_SECONDS
 
 
 def test_a_stock_rq_sees_an_ordinary_job_that_may_lose_three_leases(connection, jobs):
-    job = Job.fetch(jobs.enqueue(PICTURE, **LIFETIMES), connection=connection, serializer=JSONSerializer)
+    job = Job.fetch(jobs.submit(Order(request=PICTURE, **LIFETIMES)), connection=connection, serializer=JSONSerializer)
     assert (job.func_name, job.args) == (JOB_FUNCTION, [PICTURE.model_dump(mode="json")])
     assert (job.origin, job.timeout, job.result_ttl, job.failure_ttl) == (QUEUE, 60, 120, 120)
     assert (job.get_status(), job.retries_left) == ("queued", 3)
 
 
 def test_jobs_are_queued_in_order_of_arrival(connection, jobs):
-    ids = [jobs.enqueue(PICTURE, job_id=f"job-{number}", **LIFETIMES) for number in range(5)]
+    ids = [jobs.submit(Order(request=PICTURE, job_id=f"job-{number}", **LIFETIMES)) for number in range(5)]
     assert [each.decode() for each in connection.lrange(f"rq:queue:{QUEUE}", 0, -1)] == ids
     assert ids == [f"job-{number}" for number in range(5)]
 
@@ -93,7 +96,7 @@ def test_jobs_are_queued_in_order_of_arrival(connection, jobs):
 
 
 def test_a_succeeded_job_has_its_result(connection, jobs):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     result = TextResult(choices=[Choice(text="日本", finish_reason="stop", tokens=2)], prompt_tokens=3)
     end(connection, job_id, "finished", return_value=encoded(result))
     record = jobs.read(job_id)
@@ -102,7 +105,7 @@ def test_a_succeeded_job_has_its_result(connection, jobs):
 
 
 def test_a_failed_job_has_its_error(connection, jobs):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     reason = base64.b64encode(zlib.compress(InvalidRequest("Too long.").record().encode())).decode()
     end(connection, job_id, "failed", exc_string=reason)
     record = jobs.read(job_id)
@@ -114,7 +117,7 @@ def test_a_failed_job_has_its_error(connection, jobs):
     "value", ["", "!", "AAAA", base64.b64encode(b"\xff").decode(), base64.b64encode(b"{}").decode()]
 )
 def test_a_damaged_result_is_no_result_and_a_damaged_reason_some_failure(connection, jobs, value):
-    done, failed = (jobs.enqueue(TEXT, **LIFETIMES) for _ in range(2))
+    done, failed = (jobs.submit(Order(request=TEXT, **LIFETIMES)) for _ in range(2))
     end(connection, done, "finished", return_value=value)
     end(connection, failed, "failed", exc_string=value)
     assert (jobs.read(done).status, jobs.read(done).result) == ("succeeded", None)
@@ -123,7 +126,7 @@ def test_a_damaged_result_is_no_result_and_a_damaged_reason_some_failure(connect
 
 def test_ends_without_an_entry_in_the_results_are_read(connection, jobs):
     for status, expected in (("finished", "succeeded"), ("failed", "failed"), ("stopped", "cancelled")):
-        job_id = jobs.enqueue(TEXT, **LIFETIMES)
+        job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
         connection.hset(f"rq:job:{job_id}", "status", status)
         record = jobs.read(job_id)
         assert (record.status, record.ended, record.result) == (expected, True, None)
@@ -149,7 +152,7 @@ def test_the_text_of_a_stream_is_read_from_an_offset_on(connection, jobs):
 
 
 def test_a_queued_job_is_cancelled_once_and_told_of(connection, jobs):
-    kept, cancelled = (jobs.enqueue(TEXT, **LIFETIMES) for _ in range(2))
+    kept, cancelled = (jobs.submit(Order(request=TEXT, **LIFETIMES)) for _ in range(2))
     with connection.pubsub() as heard:
         heard.subscribe(keys.ENDED_CHANNEL)
         assert heard.get_message(timeout=1)["type"] == "subscribe"
@@ -168,15 +171,15 @@ def test_a_queued_job_is_cancelled_once_and_told_of(connection, jobs):
 
 @pytest.mark.parametrize("status", ["finished", "failed", "stopped", "canceled"])
 def test_an_ended_job_cannot_be_cancelled(connection, jobs, status):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     connection.hset(f"rq:job:{job_id}", "status", status)
     assert not jobs.cancel(job_id)
     assert connection.hget(f"rq:job:{job_id}", "status") == status.encode()
 
 
 def test_a_deleted_job_leaves_nothing_behind(connection, jobs):
-    before = set(connection.keys()) | {b"rq:queues", keys.bell(QUEUE).encode(), f"rq:queue:{QUEUE}".encode()}
-    job_id = jobs.enqueue(PICTURE, **LIFETIMES)
+    before = set(connection.keys()) | {b"rq:queues", keys.bell(TARGET.engine).encode(), f"rq:queue:{QUEUE}".encode()}
+    job_id = jobs.submit(Order(request=PICTURE, **LIFETIMES))
     connection.lpop(f"rq:queue:{QUEUE}")
     connection.rpush(keys.pictures(job_id, "e"), b"png", b"png")
     for registry in ("finished", "failed", "canceled"):
@@ -188,13 +191,13 @@ def test_a_deleted_job_leaves_nothing_behind(connection, jobs):
         return_value=encoded(ImageResult(count=2, pictures_key=keys.pictures(job_id, "e"))),
     )
     jobs.delete(jobs.read(job_id))
-    assert set(connection.keys()) <= before
+    assert set(connection.keys()) <= {*before, keys.load(TARGET.engine).encode()}
     with pytest.raises(NotFound):
         jobs.read(job_id)
 
 
 def test_a_deleted_stream_leaves_none_of_its_texts(connection, jobs):
-    job_id = jobs.enqueue(TEXT.model_copy(update={"n": 2}), **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT.model_copy(update={"n": 2}), **LIFETIMES))
     for choice in range(2):
         connection.set(keys.text(job_id, choice), "text")
     end(connection, job_id, "failed", exc_string=base64.b64encode(zlib.compress(b"gone")).decode())
@@ -262,19 +265,19 @@ def test_a_key_of_another_type_is_not_found(connection, jobs, plant):
 
 
 def test_results_of_another_type_are_not_found(connection, jobs):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     connection.set(f"rq:results:{job_id}", "y")
     with pytest.raises(NotFound):
         jobs.read(job_id)
 
 
 def test_a_full_redis_refuses_a_job_as_a_whole(connection, jobs):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     before = set(connection.keys())
     connection.config_set("maxmemory", 1)
     try:
         with pytest.raises(ResponseError, match="maxmemory"):
-            jobs.enqueue(TEXT, **LIFETIMES)
+            jobs.submit(Order(request=TEXT, **LIFETIMES))
     finally:
         connection.config_set("maxmemory", 0)
     assert set(connection.keys()) == before
@@ -301,7 +304,7 @@ def test_a_damaged_job_is_not_found(connection, jobs, fields):
 
 @pytest.mark.parametrize("junk", [b"", b"\xff\xfe", b"yesterday", b"0001-01-01T00:00:00", b"99999-01-01T00:00:00Z"])
 def test_junk_in_status_and_times_is_read_as_unknown(connection, jobs, junk):
-    job_id = jobs.enqueue(PICTURE, **LIFETIMES)
+    job_id = jobs.submit(Order(request=PICTURE, **LIFETIMES))
     connection.hset(f"rq:job:{job_id}", mapping=dict.fromkeys(["status", "created_at", "started_at", "ended_at"], junk))
     record = jobs.read(job_id)
     assert (record.status, record.request) == ("queued", PICTURE)
@@ -406,15 +409,15 @@ def test_a_bomb_in_a_job_is_refused_without_taking_its_memory(connection, jobs):
 
 
 def test_a_bomb_in_a_jobs_reason_is_some_failure(connection, jobs):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     end(connection, job_id, "failed", exc_string=base64.b64encode(bomb(64 << 20)).decode())
     assert type(jobs.read(job_id).error) is EngineFailed
 
 
 def test_a_request_too_large_for_a_job_is_refused_and_leaves_nothing(connection, jobs, monkeypatch):
-    monkeypatch.setattr("contracts.jobs.MAX_DATA_BYTES", 100)
+    monkeypatch.setattr("contracts.enqueue.MAX_DATA_BYTES", 100)
     with pytest.raises(BodyTooLarge, match="over 100; send less"):
-        jobs.enqueue(TEXT, **LIFETIMES)
+        jobs.submit(Order(request=TEXT, **LIFETIMES))
     assert not connection.keys()
 
 
@@ -431,7 +434,7 @@ def test_a_request_too_large_for_a_job_is_refused_and_leaves_nothing(connection,
     ids=repr,
 )
 def test_a_result_that_answers_another_request_is_no_result(connection, jobs, request_, result):
-    job_id = jobs.enqueue(request_, **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
     end(connection, job_id, "finished", return_value=encoded(result))
     assert (jobs.read(job_id).status, jobs.read(job_id).result) == ("succeeded", None)
 
@@ -439,7 +442,7 @@ def test_a_result_that_answers_another_request_is_no_result(connection, jobs, re
 @SPOILED
 @given(data=st.data())
 def test_a_spoiled_result_or_reason_is_read_as_some_end(connection, jobs, spoiled, data):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     choice = Choice(text="日本", finish_reason="stop", tokens=2)
     good = TextResult(choices=[choice], prompt_tokens=3).model_dump(mode="json")
     raw = data.draw(spoiled(good) | spoiled({"code": "timeout", "message": "late"}))
@@ -455,7 +458,7 @@ def test_a_spoiled_result_or_reason_is_read_as_some_end(connection, jobs, spoile
 
 @pytest.mark.parametrize("lifetime", ["nan", "inf", "-inf", "1.5", "-1", "1e999", "x", "", "9" * 40])
 def test_a_job_with_a_lifetime_that_is_none_is_cancelled_as_a_whole(connection, jobs, lifetime):
-    job_id = jobs.enqueue(TEXT, **LIFETIMES)
+    job_id = jobs.submit(Order(request=TEXT, **LIFETIMES))
     connection.hset(f"rq:job:{job_id}", "result_ttl", lifetime)
     assert jobs.cancel(job_id)
     assert jobs.read(job_id).status == "cancelled"

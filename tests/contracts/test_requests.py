@@ -270,7 +270,7 @@ def test_a_request_cannot_be_changed():
 
 def test_queue_names_tell_targets_apart_and_are_safe_in_keys():
     names = {
-        Target(model=model, version=version, variant=variant).queue_name
+        Target(model=model, version=version, variant=variant).queue()
         for model in ("a", "a.b", "a-1")
         for version in (1, 11)
         for variant in ("pytorch:fp32", "onnx:int8")

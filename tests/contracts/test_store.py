@@ -59,7 +59,7 @@ def test_a_written_bundle_is_read_back(empty):
     assert again.manifest == bundle.manifest
     assert again.path == empty.root / "m" / "1"
     assert again.tokenizer().encode("ba") == [1, 0]
-    assert again.target().queue_name == "m@1/pytorch-fp32/normal"
+    assert again.target().queue() == "m@1/pytorch-fp32/normal"
     assert again.digest == hashlib.sha256((again.path / MANIFEST).read_bytes()).hexdigest()
 
 

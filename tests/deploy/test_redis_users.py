@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class Guarded:
 
     def start(self, user: str, *arguments: str) -> subprocess.Popen[bytes]:
         environment = os.environ | {"KAMISHIBAI_REDIS_URL": self.url(user), "KAMISHIBAI_STORE": str(self._store)}
+        environment |= {"KAMISHIBAI_MODEL_CONTROL": "on"}
         command = [sys.executable, "-P", "-m", "cli.main", *arguments]
         self._processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
         return self._processes[-1]
@@ -141,7 +143,8 @@ def delete_job(client, job_id):
 
 def use_everything(product, tester):
     """Every way through the product that meets Redis."""
-    key = product.command("keys", "create", "ops", "--scope", "admin").strip()
+    limits = ["--jobs-per-minute", "1000", "--unfinished-jobs", "100"]
+    key = product.command("keys", "create", "ops", "--scope", "admin", *limits).strip()
     worker = product.start("kamishibai-worker", "worker", "--device", "cpu", "--name", "one")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -150,6 +153,8 @@ def use_everything(product, tester):
     with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as client:
         wait_until(lambda: len(list(client.models.list())) == 3)
         use_calls(client)
+        use_orders(client)
+        use_control(client)
         use_batches(client, product)
         use_jobs(client, product, tester, worker)
     assert "ops" in product.command("keys", "list")
@@ -162,7 +167,29 @@ def use_calls(client):
     stream = client.completions.create(model="lstm", prompt="the", max_tokens=400, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream)
     assert client.images.generate(model="faces", prompt="", n=2).data
+    (picture,) = client.images.generate(model="faces", prompt="", response_format="url").data or []
+    with urllib.request.urlopen(str(picture.url)) as answer:
+        assert answer.read().startswith(b"\x89PNG")
     assert "kamishibai_queue_depth" in client.get("/../metrics", cast_to=str)
+
+
+def use_control(client):
+    client.post("/models/faces/reload", cast_to=object)
+    for word in ("drain", "resume"):
+        client.post(f"/workers/one/{word}", cast_to=object)
+    client.get("/workers", cast_to=object)
+
+
+def use_orders(client):
+    job = {"model": "lstm", "input": {"prompt": "the", "max_tokens": 5}, "webhook": "https://example.org/"}
+    jobs = [{**job, "priority": priority, "deadline_seconds": 60} for priority in ("high", "normal", "low") * 4]
+    headers = {"Idempotency-Key": "one"}
+    made = [client.post("/jobs/bulk", body={"jobs": jobs}, cast_to=object, options={"headers": headers}) for _ in "ab"]
+    assert [each["accepted"] for each in made] == [12, 12]
+    ids = [each["id"] for each in made[0]["data"]]
+    assert {read_job(client, job_id, "?wait=30") for job_id in ids} == {"succeeded"}
+    page = client.get(f"/jobs?after={ids[-1]}", cast_to=object)
+    assert len(page["data"]) == 11
 
 
 def use_batches(client, product):

@@ -201,7 +201,7 @@ class StandInWorker:
             ServedModel(target=bundle.target(), task=bundle.manifest.task, digest=bundle.digest)
             for bundle in (store.open("tiny-text", 1), store.open("tiny-picture", 1), store.open("tiny-labels", 1))
         ]
-        self.queues = [f"rq:queue:{each.target.queue_name}" for each in self.served]
+        self.queues = [f"rq:queue:{queue}" for each in self.served for queue in each.target.queues]
 
     def announce(self, *, served=None, name="worker-1", ready=True, counters=None):
         models = [each.model_copy(update={"counters": counters or EngineCounters()}) for each in served or self.served]

@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from contracts.jobs import JobQueue
+from contracts.orders import Order
 from contracts.requests import MAX_PROMPT_TOKENS, TextRequest
 from server.services import EXTENSION
 from server.waiting import Delta
@@ -97,7 +98,7 @@ def test_any_header_query_and_path_get_an_answer(client, redis, ended_job, heade
 
 @pytest.fixture
 def ended_job(redis, worker):
-    job_id = JobQueue(redis).enqueue(_request(worker), result_seconds=600, timeout_seconds=60)
+    job_id = JobQueue(redis).submit(Order(request=_request(worker), result_seconds=600, timeout_seconds=60))
     worker.finish(worker.take(), "hello")
     return job_id
 
@@ -146,13 +147,13 @@ def test_a_spoiled_message_reaches_no_waiter_and_stops_nothing(app, spoiled, dat
     with waiting.listen("j") as mailbox:
         waiting._dispatch({"type": "message", "channel": channel, "data": raw})
         mail = mailbox.get(0)
-    assert mail is None or not isinstance(mail, Delta) or (mail.choice >= 0 and mail.offset >= 0)
+    assert mail is None or not isinstance(mail.news, Delta) or (mail.news.choice >= 0 and mail.news.offset >= 0)
 
 
 @pytest.mark.parametrize("delta", [[9, 0, "x"], [-1, 0, "x"], [0, -5, "x"], [10**40, 0, "x"], [0, 10**40, "x"]])
 def test_a_delta_that_is_none_of_a_jobs_does_not_end_its_stream(client, redis, worker, delta, eventually):
     request = _request(worker).model_copy(update={"stream": True})
-    job_id = JobQueue(redis).enqueue(request, result_seconds=60, timeout_seconds=60)
+    job_id = JobQueue(redis).submit(Order(request=request, result_seconds=60, timeout_seconds=60))
     worker.take()
     response = client.get(f"/v1/jobs/{job_id}/events", buffered=False)
     pieces = iter(response.response)
@@ -167,7 +168,7 @@ def test_a_delta_that_is_none_of_a_jobs_does_not_end_its_stream(client, redis, w
 @often
 @given(data=st.data())
 def test_a_job_whose_record_is_spoiled_is_answered_all_the_same(client, redis, worker, spoiled, data):
-    job_id = JobQueue(redis).enqueue(_request(worker), result_seconds=60, timeout_seconds=60)
+    job_id = JobQueue(redis).submit(Order(request=_request(worker), result_seconds=60, timeout_seconds=60))
     worker.finish(worker.take(), "hello")
     field = data.draw(st.sampled_from(["status", "created_at", "started_at", "ended_at", "meta", "data"]))
     redis.hset(f"rq:job:{job_id}", field, data.draw(spoiled({"owner": "x"})))

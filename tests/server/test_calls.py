@@ -193,7 +193,7 @@ def test_the_newest_version_that_a_ready_worker_serves_is_used(client, worker, s
         assert client.post(TEXT, json={"prompt": "a"}).get_json()["version"] == 1
     served = worker.served[0].model_copy(update={"target": newer.target(), "digest": newer.digest})
     worker.announce(served=[served], name="worker-2")
-    worker.queues.append(f"rq:queue:{newer.target().queue_name}")
+    worker.queues.append(f"rq:queue:{newer.target().queue()}")
     with worker.working():
         assert client.post(TEXT, json={"prompt": "a"}).get_json()["version"] == newer.manifest.version
 

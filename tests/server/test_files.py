@@ -338,7 +338,7 @@ def send(server, size, pause_seconds=0.0):
         return int(connection.recv(65536).split()[1])
 
 
-def test_tens_of_megabytes_go_through_in_little_memory_and_others_are_served_meanwhile(large_server, worker):
+def test_tens_of_megabytes_go_through_in_little_memory_and_others_are_served_meanwhile(large_server, worker, read_all):
     (process,) = psutil.Process(large_server.process.pid).children()
     send(large_server, 1 << 20)
     before = memory(process.pid)[0]
@@ -354,9 +354,8 @@ def test_tens_of_megabytes_go_through_in_little_memory_and_others_are_served_mea
 
     watching = threading.Thread(target=watch)
     watching.start()
-    assert send(large_server, 80 << 20) == 200
-    with large_server.request("GET", "/v1/files") as connection:
-        listed = json.loads(connection.recv(65536).partition(b"\r\n\r\n")[2])
+    status = send(large_server, 80 << 20)
+    listed = json.loads(read_all(large_server.request("GET", "/v1/files")).partition(b"\r\n\r\n")[2])
     file = max(listed["data"], key=lambda each: each["bytes"])
     received = 0
     with large_server.request("GET", f"/v1/files/{file['id']}/content") as connection:
@@ -364,6 +363,7 @@ def test_tens_of_megabytes_go_through_in_little_memory_and_others_are_served_mea
             received += len(piece)
     over.set()
     watching.join()
+    assert status == 200
     assert file["bytes"] == 80 << 20
     assert received > file["bytes"]
     assert most - before < 16 << 20, f"grew by {(most - before) >> 20} MiB"

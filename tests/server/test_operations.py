@@ -58,9 +58,9 @@ def test_metrics_tell_the_queue_and_the_engines(client, worker, redis):
     for family in text_string_to_metric_families(response.get_data(as_text=True)):
         for sample in family.samples:
             if sample.labels.get("model", "tiny-text") == "tiny-text":
-                detail = sample.labels.get("le") or sample.labels.get("outcome")
+                detail = sample.labels.get("le") or sample.labels.get("outcome") or sample.labels.get("priority")
                 samples.setdefault((sample.name, detail) if detail else sample.name, (sample.value, sample.labels))
-    depth, labels = samples["kamishibai_queue_depth"]
+    depth, labels = samples["kamishibai_queue_depth", "normal"]
     assert depth == 3
     assert (labels["version"], labels["variant"]) == ("1", "pytorch:fp32")
     expected = {
@@ -94,7 +94,7 @@ def test_every_kind_of_model_has_a_counter_of_its_own_for_what_it_makes():
 def test_a_queue_is_counted_while_no_worker_is_there(client, worker):
     client.post("/v1/jobs", json={"model": "tiny-text", "input": {"prompt": "a"}})
     worker.withdraw()
-    line = 'kamishibai_queue_depth{model="tiny-text",variant="pytorch:fp32",version="1"} 1.0'
+    line = 'kamishibai_queue_depth{model="tiny-text",priority="normal",variant="pytorch:fp32",version="1"} 1.0'
     assert line in client.get("/metrics").get_data(as_text=True)
 
 

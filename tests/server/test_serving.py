@@ -11,6 +11,7 @@ from openai import AuthenticationError, OpenAI
 
 from contracts.api_keys import ApiKeys
 from contracts.jobs import JobQueue
+from contracts.orders import Order
 from contracts.requests import TextRequest
 
 
@@ -122,7 +123,7 @@ def test_a_client_that_vanishes_takes_its_job_with_it(server, worker, redis, eve
 
 
 def test_a_vanished_long_poll_leaves_its_job_alone(server, worker, redis):
-    job_id = JobQueue(redis).enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60)
+    job_id = JobQueue(redis).submit(Order(request=_any_request(worker), result_seconds=60, timeout_seconds=60))
     server.request("GET", f"/v1/jobs/{job_id}?wait=60").close()
     time.sleep(1.5)
     assert JobQueue(redis).read(job_id).status == "queued"
@@ -132,7 +133,7 @@ def test_sigterm_releases_long_polls_and_lets_calls_finish(start, worker, redis,
     server = start()
     call = server.request("POST", "/v1/completions", '{"prompt": "a"}')
     called = worker.take()
-    waited = JobQueue(redis).enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60)
+    waited = JobQueue(redis).submit(Order(request=_any_request(worker), result_seconds=60, timeout_seconds=60))
     poll = server.request("GET", f"/v1/jobs/{waited}?wait=60")
     time.sleep(0.5)
     server.process.send_signal(signal.SIGTERM)
@@ -147,7 +148,9 @@ def test_sigterm_releases_long_polls_and_lets_calls_finish(start, worker, redis,
 
 def test_five_hundred_waiters_hold_one_subscription(server, worker, redis, read_all):
     jobs = JobQueue(redis)
-    job_ids = [jobs.enqueue(_any_request(worker), result_seconds=60, timeout_seconds=60) for _ in range(500)]
+    job_ids = [
+        jobs.submit(Order(request=_any_request(worker), result_seconds=60, timeout_seconds=60)) for _ in range(500)
+    ]
     polls = [server.request("GET", f"/v1/jobs/{job_id}?wait=60") for job_id in job_ids]
     time.sleep(1)
     subscribers = _subscribers(redis)

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from contracts.announcements import read_announcements
 from contracts.bundle import MANIFEST, WEIGHTS, sha256_of
+from contracts.enqueue import JOB_FUNCTION, MAX_DATA_BYTES
 from contracts.errors import InvalidRequest, StoreError
-from contracts.jobs import JOB_FUNCTION, MAX_DATA_BYTES
+from contracts.orders import Order
 from contracts.requests import MAX_PICTURES, MAX_PROMPT_TOKENS, ImageRequest, TextRequest
 from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer
@@ -63,7 +64,7 @@ def test_a_spoiled_job_is_taken_off_or_refused_in_one_line(store, payloads, spoi
     payload = data.draw(st.sampled_from(payloads))
     bundle = store.open(payload["target"]["model"])
     packed = zlib.compress(data.draw(spoiled(call_of(payload))))
-    lease = Lease("job", "execution", bundle.target().queue_name, data.draw(st.just(packed) | damaged(packed)), 60.0)
+    lease = Lease("job", "execution", bundle.target().queue(), data.draw(st.just(packed) | damaged(packed)), 60.0)
     try:
         assert isinstance(take_off(lease, bundle, "fingerprint"), Flight)
     except InvalidRequest as error:
@@ -106,7 +107,7 @@ def test_a_job_larger_than_a_client_may_ask_for_is_refused(store, payloads, numb
     bundle = store.open(payloads[number]["target"]["model"])
     data = zlib.compress(json.dumps(call_of(payloads[number] | fields)).encode())
     with pytest.raises(InvalidRequest, match=named):
-        take_off(Lease("job", "execution", bundle.target().queue_name, data, 60.0), bundle, "fingerprint")
+        take_off(Lease("job", "execution", bundle.target().queue(), data, 60.0), bundle, "fingerprint")
 
 
 def test_a_request_that_was_stopped_midway_leaves_nothing_to_the_next(store):
@@ -176,7 +177,7 @@ def test_hundreds_of_bad_jobs_fail_alone_and_leave_a_worker_as_large_as_before(
     def run_all() -> None:
         bad = planted(connection, payloads)
         request = TextRequest.model_validate({**payloads[0], "max_tokens": 3, "num_beams": 1})
-        good = jobs.enqueue(request, result_seconds=60, timeout_seconds=60)
+        good = jobs.submit(Order(request=request, result_seconds=60, timeout_seconds=60))
         assert wait_ended(good).status == "succeeded"
         deadline = time.monotonic() + 60
         while {connection.hget(f"rq:job:{job_id}", "status") for job_id in bad} != {b"failed"}:
@@ -271,4 +272,4 @@ def test_a_worker_serves_what_is_sound_beside_what_is_not(own_store, start_worke
     (announced,) = read_announcements(connection)
     assert [served.target.model for served in announced.models] == ["lstm"]
     request = TextRequest(target=own_store.open("lstm").target(), seed=1, prompt_tokens=(1,), max_tokens=3)
-    assert wait_ended(jobs.enqueue(request, result_seconds=60, timeout_seconds=60)).status == "succeeded"
+    assert wait_ended(jobs.submit(Order(request=request, result_seconds=60, timeout_seconds=60))).status == "succeeded"

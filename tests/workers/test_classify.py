@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contracts.enqueue import JOB_FUNCTION
 from contracts.errors import EngineFailed, InvalidRequest, StoreError, from_record
-from contracts.jobs import JOB_FUNCTION
 from contracts.requests import ClassifyRequest, ImageRequest, TokenisedText
 from contracts.results import ClassifyResult
 from models.runtimes import length_bucket
@@ -291,7 +291,7 @@ def test_a_spoiled_payload_is_run_or_refused_in_one_line(classifiers, monkeypatc
     bundle = classifiers.open("genres")
     payload = request_of(bundle, text_of(1, 9), text_of(2, 40), top_k=3).model_dump(mode="json")
     raw = data.draw(spoiled([JOB_FUNCTION, None, [payload], {}]))
-    lease = Lease("job", "execution", bundle.target().queue_name, zlib.compress(raw), 60.0)
+    lease = Lease("job", "execution", bundle.target().queue(), zlib.compress(raw), 60.0)
     try:
         flight = take_off(lease, bundle, "fingerprint")
         perform(flight.request.model_dump(mode="json"))
@@ -308,7 +308,7 @@ def test_a_flight_ends_with_what_the_engine_brought_last(classifiers):
     bundle = classifiers.open("genres")
     request = request_of(bundle, [2, 9, 3], [2, 8, 3])
     data = zlib.compress(json.dumps([JOB_FUNCTION, None, [request.model_dump(mode="json")], {}]).encode())
-    flight = take_off(Lease("job", "execution", bundle.target().queue_name, data, 60.0), bundle, "fp")
+    flight = take_off(Lease("job", "execution", bundle.target().queue(), data, 60.0), bundle, "fp")
     flight.take({"choice": 1, "logits": [9.0] * 5})
     flight.restart()
     flight.take({"choice": 0, "logits": [-9.0, 0.0, 1.0, 2.0, 3.0]})

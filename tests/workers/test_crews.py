@@ -13,7 +13,7 @@ from workers.crews import MOST_FAILED_STARTS, Crews
 
 class FakeServed:
     def __init__(self, targets):
-        self.queues = [target.queue_name for target in targets]
+        self.queues = [target.engine for target in targets]
         self.capacities = {}
         self.refused: frozenset[Target] = frozenset()
 
@@ -31,7 +31,7 @@ class FakeCrew:
     def becomes_ready(self, *refused):
         self.ready = True
         self.served.refused = frozenset(refused)
-        self.served.capacities = {target.queue_name: 8 for target in self.targets - self.served.refused}
+        self.served.capacities = {target.engine: 8 for target in self.targets - self.served.refused}
 
     def free_places(self):
         return dict(self.served.capacities)
@@ -67,14 +67,37 @@ def crews(made, refused):
     return crews
 
 
-def want(crews, *targets):
-    crews.want(dict.fromkeys(targets))
+def want(crews, *targets, reloads=0):
+    crews.want(dict.fromkeys(targets), reloads)
 
 
 def test_nothing_changes_while_what_is_wanted_is_served(crews, made):
     want(crews, B1, A1)
     assert not crews.change()
     assert len(made) == 1
+
+
+def test_a_reload_brings_new_crews_for_the_same_models_each_time(crews, made):
+    for count in (1, 2):
+        want(crews, A1, B1, reloads=count)
+        assert not crews.change()
+        assert len(made) == count + 1
+        made[-1].becomes_ready()
+        assert crews.change()
+        assert crews.serving is made[-1]
+        assert not crews.change()
+    assert len(made) == 3
+
+
+def test_a_reload_that_fails_is_given_up_and_not_tried_for_ever(crews, made):
+    want(crews, A1, B1, reloads=1)
+    crews.change()
+    made[-1].child_restarts = MOST_FAILED_STARTS
+    crews.change()
+    assert crews.serving is made[0]
+    crews._next_start = 0.0
+    crews.change()
+    assert len(made) == 2
 
 
 def test_the_old_crew_serves_until_the_new_one_is_ready_and_then_ends_what_it_alone_has(crews, made):
@@ -86,18 +109,18 @@ def test_the_old_crew_serves_until_the_new_one_is_ready_and_then_ends_what_it_al
     new.becomes_ready()
     assert crews.change()
     assert list(crews) == [new, old]
-    assert crews.of_queue(A2.queue_name) is crews.of_queue(B1.queue_name) is new
-    assert crews.of_queue(A1.queue_name) is old
-    assert crews.free_places().keys() == {A1.queue_name, A2.queue_name, B1.queue_name}
+    assert crews.of_engine(A2.engine) is crews.of_engine(B1.engine) is new
+    assert crews.of_engine(A1.engine) is old
+    assert crews.free_places().keys() == {A1.engine, A2.engine, B1.engine}
 
 
 def test_the_new_crew_decides_what_it_has_room_for_itself(crews, made):
     want(crews, A2, B1)
     crews.change()
     made[1].becomes_ready()
-    made[1].served.capacities[B1.queue_name] = 3
+    made[1].served.capacities[B1.engine] = 3
     crews.change()
-    assert crews.free_places()[B1.queue_name] == 3
+    assert crews.free_places()[B1.engine] == 3
 
 
 def test_a_leaving_crew_stays_while_it_has_jobs_and_some_time_after(crews, made, monkeypatch):

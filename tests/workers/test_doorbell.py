@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from contracts import keys
 from contracts.connection import connect
 from contracts.jobs import JobQueue
+from contracts.orders import Order
 from contracts.requests import ImageRequest, Target
 from workers.doorbell import Doorbell
 from workers.embedded_redis import EmbeddedRedis
@@ -50,9 +51,9 @@ def test_it_rings_for_any_of_its_queues_once_per_arming(listener, connection, qu
 
 def test_it_is_rung_by_a_new_job(listener, connection):
     request = ImageRequest(target=Target(model="m", version=1, variant="v"), seed=1, count=1)
-    listener.bell.arm([request.target.queue_name])
+    listener.bell.arm([request.target.engine])
     time.sleep(0.1)
-    JobQueue(connection).enqueue(request, result_seconds=10, timeout_seconds=10)
+    JobQueue(connection).submit(Order(request=request, result_seconds=10, timeout_seconds=10))
     assert listener.rang()
 
 

@@ -9,6 +9,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -22,14 +23,16 @@ from rq.serializers import JSONSerializer
 from contracts import keys
 from contracts.connection import TIMEOUT_SECONDS, connect
 from contracts.errors import EngineFailed, InvalidRequest
+from contracts.orders import Order
 from contracts.requests import ImageRequest, Target
 from contracts.results import Choice, ImageResult, TextResult
 from workers.leases import LEASE_SECONDS, Ending, Lease, Leases
 from workers.scripts import MOST_JOBS
 
-LIFETIMES = {"result_seconds": 120, "timeout_seconds": 60}
+LIFETIMES: dict[str, Any] = {"result_seconds": 120, "timeout_seconds": 60}
 TARGETS = {name: Target(model=name, version=1, variant="pytorch:fp32") for name in "abc"}
-QUEUES = {name: target.queue_name for name, target in TARGETS.items()}
+QUEUES = {name: target.queue() for name, target in TARGETS.items()}
+ENGINES = {name: target.engine for name, target in TARGETS.items()}
 A = QUEUES["a"]
 
 
@@ -42,7 +45,7 @@ def leases(connection) -> Leases:
 def enqueue(jobs):
     def enqueue(count: int, name: str = "a") -> list[str]:
         request = ImageRequest(target=TARGETS[name], seed=1, count=1)
-        return [jobs.enqueue(request, **LIFETIMES) for _ in range(count)]
+        return [jobs.submit(Order(request=request, **LIFETIMES)) for _ in range(count)]
 
     return enqueue
 
@@ -64,7 +67,7 @@ def lapse(connection, lease) -> None:
 
 def test_a_claim_takes_jobs_in_order_and_puts_them_into_rqs_books(connection, jobs, leases, enqueue):
     enqueued = enqueue(3)
-    claimed = leases.claim({A: 2})
+    claimed = leases.claim({ENGINES["a"]: 2})
     assert ids(claimed) == enqueued[:2]
     assert {(lease.queue, lease.timeout_seconds) for lease in claimed} == {(A, 60.0)}
     assert len({lease.execution_id for lease in claimed}) == 2
@@ -86,7 +89,7 @@ def test_a_claim_takes_jobs_in_order_and_puts_them_into_rqs_books(connection, jo
 def test_a_claim_exceeds_neither_free_places_nor_its_bound(connection, leases, enqueue, sizes, free):
     connection.flushall()
     enqueued = {name: enqueue(size, name) for name, size in zip("abc", sizes, strict=True)}
-    claimed = leases.claim({QUEUES[name]: count for name, count in free.items()})
+    claimed = leases.claim({ENGINES[name]: count for name, count in free.items()})
     wanted = sum(min(free[name], len(enqueued[name])) for name in free)
     assert len(claimed) == min(wanted, MOST_JOBS)
     for name in "abc":
@@ -101,33 +104,33 @@ def test_a_claim_falls_through_cancelled_and_deleted_jobs(connection, jobs, leas
     connection.hset(f"rq:job:{enqueued[0]}", "status", "canceled")  # as by a client that crashed before it took it off
     connection.delete(f"rq:job:{enqueued[1]}")
     jobs.cancel(enqueued[3])
-    assert ids(leases.claim({A: 2})) == [enqueued[2], enqueued[4]]
+    assert ids(leases.claim({ENGINES["a"]: 2})) == [enqueued[2], enqueued[4]]
     assert waiting(connection) == []
     assert jobs.read(enqueued[0]).status == "cancelled"
 
 
 def test_a_claim_passes_the_token_on_while_work_is_left(connection, leases, enqueue):
     enqueue(3)
-    connection.delete(keys.bell(A))
-    leases.claim({A: 0})
-    assert connection.llen(keys.bell(A)) == 1
-    connection.delete(keys.bell(A))
-    leases.claim({A: 2})
-    assert connection.llen(keys.bell(A)) == 1
-    connection.delete(keys.bell(A))
-    leases.claim({A: 2})
-    assert not connection.exists(keys.bell(A))
+    connection.delete(keys.bell(ENGINES["a"]))
+    leases.claim({ENGINES["a"]: 0})
+    assert connection.llen(keys.bell(ENGINES["a"])) == 1
+    connection.delete(keys.bell(ENGINES["a"]))
+    leases.claim({ENGINES["a"]: 2})
+    assert connection.llen(keys.bell(ENGINES["a"])) == 1
+    connection.delete(keys.bell(ENGINES["a"]))
+    leases.claim({ENGINES["a"]: 2})
+    assert not connection.exists(keys.bell(ENGINES["a"]))
 
 
 def test_what_redis_carries_out_after_its_sender_gave_up_takes_nothing(connection, jobs, leases, enqueue):
     """A server that stood still for a while then does what was sent meanwhile."""
     (running, queued) = enqueue(2)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     lapse(connection, lease)
     late = Leases(connection, "late")
     late.claim({})
     late._ahead_seconds -= TIMEOUT_SECONDS + 1
-    assert late.claim({A: 9}) == []
+    assert late.claim({ENGINES["a"]: 9}) == []
     assert late.recover() == (0, 0)
     assert [jobs.read(job_id).status for job_id in (running, queued)] == ["running", "queued"]
     assert leases.renew([lease]) == set(), "whoever has it keeps it"
@@ -135,7 +138,7 @@ def test_what_redis_carries_out_after_its_sender_gave_up_takes_nothing(connectio
 
 def test_an_execution_that_ran_out_is_whole_again_after_it_was_renewed(connection, leases, enqueue):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     connection.delete(f"rq:execution:{lease.job_id}:{lease.execution_id}")
     assert leases.renew([lease]) == set()
     execution = Execution.fetch(lease.execution_id, lease.job_id, connection)
@@ -148,13 +151,13 @@ def test_an_execution_that_ran_out_is_whole_again_after_it_was_renewed(connectio
 def test_a_job_without_a_measurable_timeout_has_none(connection, leases, enqueue, timeout, seconds):
     (job_id,) = enqueue(1)
     connection.hset(f"rq:job:{job_id}", "timeout", timeout)
-    assert leases.claim({A: 1})[0].timeout_seconds == seconds
+    assert leases.claim({ENGINES["a"]: 1})[0].timeout_seconds == seconds
 
 
 def test_a_job_without_data_is_claimed_and_can_be_failed(connection, jobs, leases, enqueue):
     first, second = enqueue(2)
     connection.hdel(f"rq:job:{first}", "data", "timeout", "retries_left")
-    lost, healthy = leases.claim({A: 2})
+    lost, healthy = leases.claim({ENGINES["a"]: 2})
     assert (lost.job_id, lost.data, lost.timeout_seconds, healthy.job_id) == (first, b"", math.inf, second)
     assert leases.complete([Ending(lost, "failed", error=InvalidRequest("no data"))]) == (set(), set())
     assert connection.hget(f"rq:job:{first}", "status") == b"failed"
@@ -169,7 +172,7 @@ def test_a_thousand_jobs_are_claimed_exactly_once_by_three_claimers(redis_url, c
         own = connect(redis_url)
         leases = Leases(own, name)
         begin.wait()
-        while some := leases.claim({A: 13, QUEUES["b"]: 7}):
+        while some := leases.claim({ENGINES["a"]: 13, ENGINES["b"]: 7}):
             claimed[name] += ids(some)
         own.close()
 
@@ -194,23 +197,23 @@ def test_a_thousand_jobs_are_claimed_exactly_once_by_three_claimers(redis_url, c
 def test_released_jobs_are_first_again_in_their_order_and_have_lost_nothing(connection, jobs, leases, enqueue, count):
     enqueued = enqueue(count)
     claimed: list[Lease] = []
-    while some := leases.claim({A: count - len(claimed)}):
+    while some := leases.claim({ENGINES["a"]: count - len(claimed)}):
         claimed += some
     later = enqueue(2)
-    connection.delete(keys.bell(A))
+    connection.delete(keys.bell(ENGINES["a"]))
     leases.release(claimed)
     assert waiting(connection) == enqueued + later
     assert {jobs.read(job_id).status for job_id in enqueued} == {"queued"}
     assert {connection.hget(f"rq:job:{job_id}", "retries_left") for job_id in enqueued} == {b"3"}
-    assert connection.llen(keys.bell(A)) == 1
+    assert connection.llen(keys.bell(ENGINES["a"])) == 1
     assert not list(connection.scan_iter("rq:execution*"))
     assert not connection.exists(f"rq:wip:{A}")
-    assert ids(leases.claim({A: 2})) == enqueued[:2]
+    assert ids(leases.claim({ENGINES["a"]: 2})) == enqueued[:2]
 
 
 def test_a_job_that_is_not_held_any_more_is_not_released(connection, jobs, leases, enqueue):
     enqueue(2)
-    cancelled, done = leases.claim({A: 2})
+    cancelled, done = leases.claim({ENGINES["a"]: 2})
     jobs.cancel(cancelled.job_id)
     leases.complete([Ending(done, "finished", result=ImageResult(count=1, pictures=["x"]))])
     leases.release([cancelled, done])
@@ -238,7 +241,7 @@ def heard(connection):
 
 def test_published_text_is_appended_and_told_once(connection, jobs, leases, enqueue, heard):
     enqueue(2)
-    one, two = leases.claim({A: 2})
+    one, two = leases.claim({ENGINES["a"]: 2})
     assert leases.publish([(one, 0, 0, "aä"), (two, 0, 0, "x")]) == set()
     assert leases.publish([(one, 0, 3, "日")]) == set()
     assert jobs.text_from(one.job_id, 0, 0) == "aä日"
@@ -248,7 +251,7 @@ def test_published_text_is_appended_and_told_once(connection, jobs, leases, enqu
 
 def test_a_rerun_is_silent_up_to_what_is_known_and_appends_the_rest(jobs, leases, enqueue, heard):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     leases.publish([(lease, 0, 0, "ab日cd")])
     heard()
     for offset, text in [(0, "a"), (1, "b日"), (0, "ab日cd"), (5, "c")]:
@@ -261,7 +264,7 @@ def test_a_rerun_is_silent_up_to_what_is_known_and_appends_the_rest(jobs, leases
 
 def test_text_beyond_a_gap_is_not_taken(jobs, leases, enqueue, heard):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     leases.publish([(lease, 0, 0, "ab")])
     heard()
     assert leases.publish([(lease, 0, 3, "d")]) == set()
@@ -278,7 +281,7 @@ def test_runs_that_break_off_anywhere_make_one_unbroken_text(connection, jobs, l
     connection.flushall()
     enqueue(1)
     for run in [*runs, [len(text)]]:
-        (lease,) = leases.claim({A: 1})
+        (lease,) = leases.claim({ENGINES["a"]: 1})
         done = 0
         for size in run:
             leases.publish([(lease, 0, len(text[:done].encode()), text[done : done + size])])
@@ -292,7 +295,7 @@ def test_runs_that_break_off_anywhere_make_one_unbroken_text(connection, jobs, l
 
 def test_a_renewed_lease_lives_longer(connection, leases, enqueue):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     member = f"{lease.job_id}:{lease.execution_id}"
     execution = f"rq:execution:{lease.job_id}:{lease.execution_id}"
     connection.zadd(f"rq:wip:{A}", {member: time.time() + 1})
@@ -306,9 +309,9 @@ def test_a_renewed_lease_lives_longer(connection, leases, enqueue):
 
 def test_renewing_tells_which_leases_are_lost(connection, jobs, leases, enqueue):
     enqueue(MOST_JOBS)
-    claimed = leases.claim({A: MOST_JOBS})
+    claimed = leases.claim({ENGINES["a"]: MOST_JOBS})
     enqueue(4)
-    claimed += leases.claim({A: 4})
+    claimed += leases.claim({ENGINES["a"]: 4})
     assert len(claimed) == MOST_JOBS + 4
     jobs.cancel(claimed[0].job_id)
     connection.delete(f"rq:job:{claimed[-1].job_id}")
@@ -322,7 +325,7 @@ def test_renewing_tells_which_leases_are_lost(connection, jobs, leases, enqueue)
 
 def test_more_endings_than_one_call_holds_are_all_written(jobs, leases, enqueue):
     enqueued = enqueue(MOST_JOBS + 10)
-    claimed = leases.claim({A: 200}) + leases.claim({A: 200})
+    claimed = leases.claim({ENGINES["a"]: 200}) + leases.claim({ENGINES["a"]: 200})
     assert leases.complete([Ending(lease, "failed", error=EngineFailed("broken")) for lease in claimed]) == (
         set(),
         set(),
@@ -332,7 +335,7 @@ def test_more_endings_than_one_call_holds_are_all_written(jobs, leases, enqueue)
 
 def test_a_completion_that_is_sent_twice_counts_once(connection, jobs, leases, enqueue):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     ending = Ending(lease, "finished", ImageResult(count=2, pictures_key="k"), pictures=[b"one", b"two"])
     assert leases.complete([ending]) == (set(), set())
     assert leases.complete([ending]) == ({lease.execution_id}, set())
@@ -346,7 +349,7 @@ def test_a_completion_that_is_sent_twice_counts_once(connection, jobs, leases, e
 
 def test_only_one_janitor_works_at_a_time(connection, leases, enqueue):
     enqueue(2)
-    first, second = leases.claim({A: 2})
+    first, second = leases.claim({ENGINES["a"]: 2})
     other = Leases(connection, "other")
     lapse(connection, first)
     assert leases.recover() == (1, 0)
@@ -359,7 +362,7 @@ def test_only_one_janitor_works_at_a_time(connection, leases, enqueue):
 
 def test_the_janitor_leaves_living_leases_alone(connection, jobs, leases, enqueue):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     assert leases.recover() == (0, 0)
     assert jobs.read(lease.job_id).status == "running"
     assert leases.renew([lease]) == set()
@@ -367,7 +370,7 @@ def test_the_janitor_leaves_living_leases_alone(connection, jobs, leases, enqueu
 
 def test_the_janitor_puts_a_lost_job_in_front(connection, leases, enqueue):
     first, *others = enqueue(3)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     lapse(connection, lease)
     assert leases.recover() == (1, 0)
     assert waiting(connection) == [first, *others]
@@ -376,7 +379,7 @@ def test_the_janitor_puts_a_lost_job_in_front(connection, leases, enqueue):
 @pytest.mark.parametrize("entry", [b"no-execution", b"", b":", b"\xff:\xff"])
 def test_an_entry_that_is_not_rqs_does_not_stop_the_janitor(connection, leases, enqueue, entry):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     lapse(connection, lease)
     connection.zadd(f"rq:wip:{A}", {entry: 0})
     connection.sadd("rq:queues", b"rq:queue:\xff", "rq:queue:default")
@@ -393,7 +396,7 @@ def test_the_janitor_keeps_off_queues_of_other_programs(connection, leases):
 
 def test_the_text_of_an_ended_job_lives_no_longer_than_the_job(connection, jobs, leases, enqueue):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     leases.publish([(lease, 0, 0, "text")])
     result = TextResult(choices=[Choice(text="text", finish_reason="stop", tokens=1)], prompt_tokens=1)
     leases.complete([Ending(lease, "finished", result=result)])
@@ -403,7 +406,7 @@ def test_the_text_of_an_ended_job_lives_no_longer_than_the_job(connection, jobs,
 
 def test_pictures_live_as_long_as_their_job_also_when_its_end_is_written_twice(connection, jobs, leases, enqueue):
     enqueue(1)
-    (lease,) = leases.claim({A: 1})
+    (lease,) = leases.claim({ENGINES["a"]: 1})
     ending = Ending(lease, "finished", ImageResult(count=1, pictures_key="k"), pictures=[b"one"])
     for _ in range(2):
         leases.complete([ending])
@@ -412,10 +415,10 @@ def test_pictures_live_as_long_as_their_job_also_when_its_end_is_written_twice(c
 
 def test_pictures_of_a_worker_that_lost_its_lease_do_not_stay(connection, jobs, leases, enqueue):
     enqueue(1)
-    (first,) = leases.claim({A: 1})
+    (first,) = leases.claim({ENGINES["a"]: 1})
     lapse(connection, first)
     leases.recover()
-    (second,) = leases.claim({A: 1})
+    (second,) = leases.claim({ENGINES["a"]: 1})
     for lease in (second, first):
         result = ImageResult(count=1, pictures_key="k")
         leases.complete([Ending(lease, "finished", result, pictures=[b"one"])])
@@ -476,7 +479,7 @@ def test_an_id_that_is_none_of_rqs_is_not_claimed(connection, leases, enqueue, j
     connection.rpush(f"rq:queue:{A}", job_id)
     connection.hset(b"rq:job:" + job_id, mapping={"status": "queued", "data": "x"})
     enqueued = enqueue(1)
-    assert ids(leases.claim({A: 2})) == enqueued
+    assert ids(leases.claim({ENGINES["a"]: 2})) == enqueued
 
 
 PLANTED: dict[str, Callable[[Redis, str], object]] = {
@@ -490,18 +493,18 @@ PLANTED: dict[str, Callable[[Redis, str], object]] = {
 def test_a_job_with_a_key_of_another_type_is_not_claimed(connection, leases, enqueue, plant):
     bad, good = enqueue(2)
     plant(connection, bad)
-    assert ids(leases.claim({A: 2})) == [good]
+    assert ids(leases.claim({ENGINES["a"]: 2})) == [good]
 
 
 def test_a_queue_of_another_type_holds_up_no_other(connection, leases, enqueue):
     connection.set(f"rq:queue:{A}", "x")
     enqueued = enqueue(1, "b")
-    assert ids(leases.claim({A: 1, QUEUES["b"]: 1})) == enqueued
+    assert ids(leases.claim({ENGINES["a"]: 1, ENGINES["b"]: 1})) == enqueued
 
 
 def test_a_text_of_another_type_holds_up_no_other(connection, jobs, leases, enqueue):
     enqueue(2)
-    bad, good = leases.claim({A: 2})
+    bad, good = leases.claim({ENGINES["a"]: 2})
     connection.rpush(keys.text(bad.job_id, 0), "x")
     assert leases.publish([(bad, 0, 0, "a"), (good, 0, 0, "b")]) == set()
     assert jobs.text_from(good.job_id, 0, 0) == "b"
@@ -511,7 +514,7 @@ def test_a_text_of_another_type_holds_up_no_other(connection, jobs, leases, enqu
 @pytest.mark.parametrize("outcome", ["finished", "failed"])
 def test_a_field_that_is_no_number_holds_up_no_other_completion(connection, jobs, leases, enqueue, number, outcome):
     enqueue(2)
-    bad, good = leases.claim({A: 2})
+    bad, good = leases.claim({ENGINES["a"]: 2})
     for field in ("result_ttl", "failure_ttl", "timeout", "retries_left"):
         connection.hset(f"rq:job:{bad.job_id}", field, number)
     result = ImageResult(count=1, pictures=["x"])
@@ -526,7 +529,7 @@ def test_a_field_that_is_no_number_holds_up_no_other_completion(connection, jobs
 @pytest.mark.parametrize("attempts", ["nan", "inf", "x", "", "1.5", "-1", "9" * 40])
 def test_attempts_that_are_no_number_do_not_stop_the_janitor(connection, jobs, leases, enqueue, attempts):
     bad, good = enqueue(2)
-    for lease in leases.claim({A: 2}):
+    for lease in leases.claim({ENGINES["a"]: 2}):
         lapse(connection, lease)
     connection.hset(f"rq:job:{bad}", "retries_left", attempts)
     assert sum(leases.recover()) == 2
@@ -537,6 +540,6 @@ def test_attempts_that_are_no_number_do_not_stop_the_janitor(connection, jobs, l
 def test_a_queue_of_a_million_dead_ids_is_looked_at_in_parts(connection, leases, enqueue):
     connection.rpush(f"rq:queue:{A}", *range(3000))
     enqueued = enqueue(1)
-    claims = [ids(leases.claim({A: 1})) for _ in range(3)]
+    claims = [ids(leases.claim({ENGINES["a"]: 1})) for _ in range(3)]
     assert claims == [[], [], enqueued]
-    assert connection.llen(keys.bell(A)) == 1
+    assert connection.llen(keys.bell(ENGINES["a"])) == 1

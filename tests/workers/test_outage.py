@@ -19,10 +19,11 @@ from rq.serializers import JSONSerializer
 from contracts.announcements import read_announcements
 from contracts.connection import connect
 from contracts.jobs import JobQueue
+from contracts.orders import Order
 from workers.embedded_redis import EmbeddedRedis
 from workers.leases import LEASE_SECONDS
 
-LIFETIMES = {"result_seconds": 300, "timeout_seconds": 200}
+LIFETIMES: dict[str, Any] = {"result_seconds": 300, "timeout_seconds": 200}
 
 
 class OwnRedis:
@@ -96,8 +97,13 @@ def test_redis_away_for_longer_than_a_lease_costs_no_job_and_no_attempt(
     start, redis, request_of, assert_right, capfd, kind
 ):
     workers = [start("one"), start("two")]
-    ids = [redis.jobs.enqueue(request_of(3 * n, max_tokens=(50, 2000)[n % 2]), **LIFETIMES) for n in range(24)]
-    ids += [redis.jobs.enqueue(request_of(n), **LIFETIMES) for n in range(150)]  # more than can be claimed at once
+    ids = [
+        redis.jobs.submit(Order(request=request_of(3 * n, max_tokens=(50, 2000)[n % 2]), **LIFETIMES))
+        for n in range(24)
+    ]
+    ids += [
+        redis.jobs.submit(Order(request=request_of(n), **LIFETIMES)) for n in range(150)
+    ]  # more than can be claimed at once
     time.sleep(0.3)
     if kind == "stands still":
         redis.process.send_signal(signal.SIGSTOP)
@@ -116,7 +122,7 @@ def test_redis_away_for_longer_than_a_lease_costs_no_job_and_no_attempt(
     said = capfd.readouterr().err
     assert said.count("Redis cannot be reached") == said.count("Redis is back after") == 2, "each worker says it once"
     assert "Traceback" not in said
-    assert_right(redis.wait_ended(redis.jobs.enqueue(request_of(0), **LIFETIMES), 10))
+    assert_right(redis.wait_ended(redis.jobs.submit(Order(request=request_of(0), **LIFETIMES)), 10))
 
 
 def test_a_stop_is_heard_after_redis_was_away(start, redis, request_of):
@@ -124,7 +130,7 @@ def test_a_stop_is_heard_after_redis_was_away(start, redis, request_of):
     redis.process.send_signal(signal.SIGSTOP)
     time.sleep(7)
     redis.process.send_signal(signal.SIGCONT)
-    job_id = redis.jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    job_id = redis.jobs.submit(Order(request=request_of(0, max_tokens=4000), **LIFETIMES))
     redis.wait_until(lambda: redis.jobs.read(job_id).status == "running", 20)
     deadline = time.monotonic() + 10
     while not redis.jobs.read(job_id).ended and time.monotonic() < deadline:
@@ -136,7 +142,9 @@ def test_a_stop_is_heard_after_redis_was_away(start, redis, request_of):
 
 def test_a_worker_stopped_past_its_lease_can_no_longer_complete_its_jobs(start, redis, request_of, assert_right):
     first = start("first")
-    ids = [redis.jobs.enqueue(request_of(3 * number, max_tokens=3000), **LIFETIMES) for number in range(6)]
+    ids = [
+        redis.jobs.submit(Order(request=request_of(3 * number, max_tokens=3000), **LIFETIMES)) for number in range(6)
+    ]
     redis.wait_until(lambda: redis.jobs.read(ids[-1]).status == "running", 10)
     first.send_signal(signal.SIGSTOP)  # its engine child goes on
     start("second")
@@ -147,13 +155,15 @@ def test_a_worker_stopped_past_its_lease_can_no_longer_complete_its_jobs(start, 
     for job_id in ids:
         assert redis.results(job_id) == ["second"]
         assert redis.attempts_left(job_id) == 2
-    again = [redis.jobs.enqueue(request_of(number), **LIFETIMES) for number in range(100)]
+    again = [redis.jobs.submit(Order(request=request_of(number), **LIFETIMES)) for number in range(100)]
     assert {redis.results(redis.wait_ended(job_id).id)[0] for job_id in again} == {"first", "second"}
 
 
 def test_sigterm_to_the_whole_group_drains(start, redis, request_of, assert_right):
     worker = start("one")
-    ids = [redis.jobs.enqueue(request_of(3 * number, max_tokens=1000), **LIFETIMES) for number in range(6)]
+    ids = [
+        redis.jobs.submit(Order(request=request_of(3 * number, max_tokens=1000), **LIFETIMES)) for number in range(6)
+    ]
     redis.wait_until(lambda: redis.jobs.read(ids[-1]).status == "running", 10)
     os.killpg(worker.pid, signal.SIGTERM)
     assert worker.wait(40) == 0
@@ -164,7 +174,10 @@ def test_sigterm_to_the_whole_group_drains(start, redis, request_of, assert_righ
 def test_a_second_sigterm_gives_everything_back_at_once(start, redis, request_of):
     worker = start("one")
     (child,) = psutil.Process(worker.pid).children()
-    ids = [redis.jobs.enqueue(request_of(3 * number, max_tokens=4000, stop=()), **LIFETIMES) for number in range(6)]
+    ids = [
+        redis.jobs.submit(Order(request=request_of(3 * number, max_tokens=4000, stop=()), **LIFETIMES))
+        for number in range(6)
+    ]
     redis.wait_until(lambda: redis.jobs.read(ids[-1]).status == "running", 10)
     worker.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -189,4 +202,4 @@ def test_a_worker_waits_for_a_redis_that_comes_later_and_can_be_told_to_stop_mea
     assert in_vain.wait(5) == 0
     redis.process.send_signal(signal.SIGCONT)
     redis.wait_ready("patient")
-    assert_right(redis.wait_ended(redis.jobs.enqueue(request_of(0), **LIFETIMES)))
+    assert_right(redis.wait_ended(redis.jobs.submit(Order(request=request_of(0), **LIFETIMES))))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import psutil
 from rq.command import send_stop_job_command
@@ -15,16 +16,17 @@ from rq.serializers import JSONSerializer
 
 from contracts import keys
 from contracts.announcements import read_announcements
+from contracts.orders import Order
 from contracts.requests import Target
 
-LIFETIMES = {"result_seconds": 300, "timeout_seconds": 60}
+LIFETIMES: dict[str, Any] = {"result_seconds": 300, "timeout_seconds": 60}
 
 
 def test_jobs_of_all_models_get_the_results_that_they_get_alone(
     start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     start_worker()
-    ids = [jobs.enqueue(request_of(number), **LIFETIMES) for number in range(45)]
+    ids = [jobs.submit(Order(request=request_of(number), **LIFETIMES)) for number in range(45)]
     for job_id in ids:
         assert_right(wait_ended(job_id))
     time.sleep(0.2)
@@ -39,7 +41,7 @@ def test_a_waiting_worker_is_woken_by_the_bell(start_worker, jobs, request_of, w
     times = []
     for number in (0, 3, 6, 9, 12):
         started = time.monotonic()
-        wait_ended(jobs.enqueue(request_of(number), **LIFETIMES))
+        wait_ended(jobs.submit(Order(request=request_of(number), **LIFETIMES)))
         times.append(time.monotonic() - started)
         time.sleep(0.1)
     assert sorted(times)[2] < 0.5, "the poll alone takes up to a second"
@@ -50,7 +52,7 @@ def test_streamed_text_is_appended_once_and_published(start_worker, jobs, reques
     subscription = connection.pubsub()
     subscription.subscribe(keys.DELTA_CHANNEL)
     assert subscription.get_message(timeout=1)
-    job_id = jobs.enqueue(request_of(0, stream=True, max_tokens=300, n=2), **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_of(0, stream=True, max_tokens=300, n=2), **LIFETIMES))
     record = wait_ended(job_id)
     texts = [b"", b""]
     while message := subscription.get_message(timeout=0.2):
@@ -70,7 +72,7 @@ def test_a_dead_engine_child_is_replaced_and_its_jobs_start_again(
     start_worker, jobs, request_of, wait_ended, assert_right
 ):
     parent = start_worker()
-    ids = [jobs.enqueue(request_of(number, max_tokens=200), **LIFETIMES) for number in range(0, 30, 3)]
+    ids = [jobs.submit(Order(request=request_of(number, max_tokens=200), **LIFETIMES)) for number in range(0, 30, 3)]
     time.sleep(0.1)
     for child in psutil.Process(parent.pid).children():
         child.send_signal(signal.SIGKILL)
@@ -83,8 +85,8 @@ def test_jobs_of_a_killed_worker_run_elsewhere_with_the_same_results(
     start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     first = start_worker("first")
-    ids = [jobs.enqueue(request_of(3 * number, max_tokens=1500), **LIFETIMES) for number in range(6)]
-    while not connection.zcard(f"rq:wip:{request_of(0).target.queue_name}"):
+    ids = [jobs.submit(Order(request=request_of(3 * number, max_tokens=1500), **LIFETIMES)) for number in range(6)]
+    while not connection.zcard(f"rq:wip:{request_of(0).target.queue()}"):
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGKILL)
     killed_at = time.time()
@@ -98,8 +100,8 @@ def test_jobs_of_a_killed_worker_run_elsewhere_with_the_same_results(
 def test_a_worker_that_lost_its_lease_cannot_complete_the_job(jobs, request_of, connection):
     from workers.leases import Ending, Leases
 
-    job_id = jobs.enqueue(request_of(0), **LIFETIMES)
-    queue = request_of(0).target.queue_name
+    job_id = jobs.submit(Order(request=request_of(0), **LIFETIMES))
+    queue = request_of(0).target.queue()
     late, other = Leases(connection, "late"), Leases(connection, "other")
     (lease,) = late.claim({queue: 1})
     connection.zadd(f"rq:wip:{queue}", {f"{job_id}:{lease.execution_id}": 1})
@@ -121,8 +123,8 @@ def test_a_worker_that_lost_its_lease_cannot_complete_the_job(jobs, request_of, 
 def test_a_job_without_attempts_left_fails_and_says_why(jobs, request_of, connection):
     from workers.leases import Leases
 
-    job_id = jobs.enqueue(request_of(0), **LIFETIMES)
-    queue = request_of(0).target.queue_name
+    job_id = jobs.submit(Order(request=request_of(0), **LIFETIMES))
+    queue = request_of(0).target.queue()
     leases = Leases(connection, "worker")
     for attempt in range(4):
         (lease,) = leases.claim({queue: 1})
@@ -136,21 +138,21 @@ def test_a_job_without_attempts_left_fails_and_says_why(jobs, request_of, connec
 
 
 def test_cancelling_works_on_queued_and_on_running_jobs(start_worker, jobs, request_of, wait_ended, connection):
-    queued = jobs.enqueue(request_of(0), **LIFETIMES)
+    queued = jobs.submit(Order(request=request_of(0), **LIFETIMES))
     assert jobs.cancel(queued)
     start_worker()
-    running = jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    running = jobs.submit(Order(request=request_of(0, max_tokens=4000), **LIFETIMES))
     while jobs.read(running).status == "queued":
         time.sleep(0.01)
     assert jobs.cancel(running)
     assert not jobs.cancel(running)
     assert [jobs.read(job_id).status for job_id in (queued, running)] == ["cancelled", "cancelled"]
-    assert not connection.zcard(f"rq:wip:{request_of(0).target.queue_name}")
+    assert not connection.zcard(f"rq:wip:{request_of(0).target.queue()}")
 
 
 def test_rqs_own_stop_command_stops_a_running_job(start_worker, jobs, request_of, wait_ended, connection):
     start_worker()
-    job_id = jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_of(0, max_tokens=4000), **LIFETIMES))
     while jobs.read(job_id).status == "queued":
         time.sleep(0.01)
     send_stop_job_command(connection, job_id, serializer=JSONSerializer)
@@ -161,7 +163,7 @@ def test_sigterm_drains_what_runs_and_leaves_the_rest(
     start_worker, jobs, request_of, wait_ended, assert_right, connection
 ):
     worker = start_worker()
-    ids = [jobs.enqueue(request_of(3 * n, max_tokens=300), **LIFETIMES) for n in range(80)]
+    ids = [jobs.submit(Order(request=request_of(3 * n, max_tokens=300), **LIFETIMES)) for n in range(80)]
     while jobs.read(ids[0]).status == "queued":
         time.sleep(0.01)
     worker.send_signal(signal.SIGTERM)
@@ -178,10 +180,10 @@ def test_sigterm_drains_what_runs_and_leaves_the_rest(
 def test_a_payload_that_is_not_ours_fails_alone(start_worker, jobs, request_of, wait_ended, connection):
     from rq import Queue
 
-    queue = Queue(request_of(0).target.queue_name, connection=connection, serializer=JSONSerializer)
+    queue = Queue(request_of(0).target.queue(), connection=connection, serializer=JSONSerializer)
     planted = queue.enqueue("os.system", "touch /tmp/planted", job_id="planted", failure_ttl=60)
     start_worker()
-    good = wait_ended(jobs.enqueue(request_of(0), **LIFETIMES))
+    good = wait_ended(jobs.submit(Order(request=request_of(0), **LIFETIMES)))
     assert good.status == "succeeded"
     deadline = time.monotonic() + 10
     while planted.get_status() != "failed":
@@ -193,8 +195,8 @@ def test_a_payload_that_is_not_ours_fails_alone(start_worker, jobs, request_of, 
 
 
 def test_a_stock_rq_worker_runs_the_same_jobs(jobs, request_of, wait_ended, assert_right, redis_url, store):
-    ids = [jobs.enqueue(request_of(number), **LIFETIMES) for number in range(6)]
-    queues = sorted({request_of(number).target.queue_name for number in range(3)})
+    ids = [jobs.submit(Order(request=request_of(number), **LIFETIMES)) for number in range(6)]
+    queues = sorted({request_of(number).target.queue() for number in range(3)})
     environment = os.environ | {"KAMISHIBAI_STORE": str(store.root)}
     command = [sys.executable, "-P", "-m", "rq.cli", "worker", *queues, "--burst", "--serializer", "json", "-q"]
     command += ["--url", redis_url, "--worker-class", "rq.SimpleWorker"]
@@ -212,7 +214,7 @@ def test_rq_info_tells_the_truth(start_worker, jobs, request_of, redis_url):
 
     assert "worker teller" in info()
     assert " idle " in info()
-    job_id = jobs.enqueue(request_of(0, max_tokens=4000), **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_of(0, max_tokens=4000), **LIFETIMES))
     deadline = time.monotonic() + 10
     while " busy " not in info():
         assert time.monotonic() < deadline
@@ -225,7 +227,7 @@ def test_a_model_whose_cache_does_not_fit_is_refused_by_the_bytes_it_needs_and_t
     start_worker("small", "--kv-memory", "500KB")
     (announced,) = read_announcements(connection)
     assert [model.target.model for model in announced.models] == ["faces", "lstm"]
-    ids = {number: jobs.enqueue(request_of(number), **LIFETIMES) for number in range(6)}
+    ids = {number: jobs.submit(Order(request=request_of(number), **LIFETIMES)) for number in range(6)}
     for number, job_id in ids.items():
         if request_of(number).target.model != "gpt2":
             assert_right(wait_ended(job_id))
@@ -239,6 +241,34 @@ def test_a_model_whose_cache_does_not_fit_is_refused_by_the_bytes_it_needs_and_t
 def test_an_unknown_target_waits_on_its_queue(start_worker, jobs, request_of):
     start_worker()
     target = Target(model="lstm", version=99, variant="pytorch:fp32")
-    job_id = jobs.enqueue(request_of(0).model_copy(update={"target": target}), **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_of(0).model_copy(update={"target": target}), **LIFETIMES))
     time.sleep(1.5)
     assert jobs.read(job_id).status == "queued"
+
+
+def test_a_running_job_is_stopped_at_its_deadline_and_expires(jobs, start_worker, request_of, wait_ended, assert_right):
+    start_worker()
+    wait_ended(jobs.submit(Order(request=request_of(0), **LIFETIMES)))
+    slow = Order(request=request_of(0, max_tokens=4000, n=16, stop=()), deadline=time.time() + 1, **LIFETIMES)
+    good = Order(request=request_of(3), deadline=time.time() + 60, priority="low", **LIFETIMES)
+    jobs.enqueue([slow, good])
+    record = wait_ended(slow.job_id)
+    assert (record.status, record.error.code) == ("expired", "expired")
+    assert record.started_at is not None
+    assert 0.9 < record.ended_at - record.created_at < 1 + 2
+    assert_right(wait_ended(good.job_id))
+
+
+def test_a_worker_announces_how_fast_its_queue_drains(connection, jobs, start_worker, request_of, wait_ended):
+    start_worker()
+    for number in (0, 3, 6):
+        wait_ended(jobs.submit(Order(request=request_of(number), **LIFETIMES)))
+    request = request_of(0)
+    deadline = time.monotonic() + 10
+    while True:
+        (announcement,) = read_announcements(connection)
+        (counters,) = (each.counters for each in announcement.models if each.target == request.target)
+        if counters.work_per_second and counters.seconds_per_work:
+            return
+        assert time.monotonic() < deadline, "it is not announced"
+        time.sleep(0.1)

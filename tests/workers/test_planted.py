@@ -6,6 +6,7 @@ import json
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rq import Queue
@@ -13,9 +14,10 @@ from rq.serializers import DefaultSerializer, JSONSerializer
 
 from contracts import keys
 from contracts.errors import NotFound
+from contracts.orders import Order
 from contracts.requests import TextRequest
 
-LIFETIMES = {"result_seconds": 300, "timeout_seconds": 60}
+LIFETIMES: dict[str, Any] = {"result_seconds": 300, "timeout_seconds": 60}
 
 
 class Bomb:
@@ -52,8 +54,8 @@ def test_the_bomb_of_these_tests_goes_off(marker):
 
 
 def test_a_pickled_job_fails_alone_and_unopened(start_worker, jobs, request_, connection, wait_ended, marker):
-    planted = Queue(request_.target.queue_name, connection=connection).enqueue("os.getcwd", Bomb(marker))
-    good = jobs.enqueue(request_, **LIFETIMES)
+    planted = Queue(request_.target.queue(), connection=connection).enqueue("os.getcwd", Bomb(marker))
+    good = jobs.submit(Order(request=request_, **LIFETIMES))
     start_worker()
     assert wait_ended(good).status == "succeeded"
     assert "not JSON of ours" in wait_failed(planted)
@@ -63,7 +65,7 @@ def test_a_pickled_job_fails_alone_and_unopened(start_worker, jobs, request_, co
 
 
 def test_jobs_that_name_other_functions_fail_without_calling_them(start_worker, request_, connection, marker):
-    queue = Queue(request_.target.queue_name, connection=connection, serializer=JSONSerializer)
+    queue = Queue(request_.target.queue(), connection=connection, serializer=JSONSerializer)
     planted = []
     for function in ("os.system", "pathlib.Path.touch", "workers.tasks._model", "builtins.exec", ""):
         planted.append(queue.enqueue("os.system", failure_ttl=60))
@@ -81,7 +83,7 @@ def test_pickles_beside_a_job_stay_unopened(start_worker, jobs, request_, connec
     start_worker("victim")
     for channel in (keys.ENDED_CHANNEL, keys.DELTA_CHANNEL, "rq:pubsub:victim"):
         connection.publish(channel, bomb)
-    job_id = jobs.enqueue(request_, **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
     connection.hset(f"rq:job:{job_id}", "meta", bomb)
     assert wait_ended(job_id).status == "succeeded"
     connection.xadd(f"rq:results:{job_id}", {"type": 1, "return_value": bomb})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from rq import SimpleWorker
 from rq.job import Job
@@ -9,12 +11,13 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 
 from contracts.errors import EngineFailed
+from contracts.orders import Order
 from contracts.requests import ImageRequest
 from contracts.results import ImageResult
 from workers.leases import Ending, Leases
 from workers.rq_worker import RqRegistration
 
-LIFETIMES = {"result_seconds": 120, "timeout_seconds": 60}
+LIFETIMES: dict[str, Any] = {"result_seconds": 120, "timeout_seconds": 60}
 
 
 @pytest.fixture
@@ -41,21 +44,21 @@ def books(connection, job_id):
 
 def run_stock(connection, jobs, request_, monkeypatch, store):
     monkeypatch.setenv("KAMISHIBAI_STORE", str(store.root))
-    job_id = jobs.enqueue(request_, **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
     connection.hset(f"rq:job:{job_id}", "retries_left", 0)  # a stock worker would retry a failure
-    worker = SimpleWorker([request_.target.queue_name], name="same", connection=connection, serializer=JSONSerializer)
+    worker = SimpleWorker([request_.target.queue()], name="same", connection=connection, serializer=JSONSerializer)
     worker.log_result_lifespan = False
     worker.work(burst=True, logging_level="ERROR")
     return job_id
 
 
 def run_ours(connection, jobs, request_, outcome="finished"):
-    job_id = jobs.enqueue(request_, **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
     connection.hset(f"rq:job:{job_id}", "retries_left", 0)
-    registration = RqRegistration(connection, "same", [request_.target.queue_name], lambda _: None)
+    registration = RqRegistration(connection, "same", [request_.target.queue()], lambda _: None)
     registration.begin()
     leases = Leases(connection, "same")
-    (lease,) = leases.claim({request_.target.queue_name: 4})
+    (lease,) = leases.claim({request_.target.engine: 4})
     registration.beat(job_id)
     leases.renew([lease])
     result = ImageResult(count=1, pictures=["x"])
@@ -105,7 +108,7 @@ def test_rq_itself_can_read_what_we_leave(connection, jobs, request_):
     result = failed.latest_result()
     assert result is not None
     assert "it broke" in (result.exc_string or "")
-    name = request_.target.queue_name
+    name = request_.target.queue()
     registries = [
         registry(name, connection=connection, serializer=JSONSerializer).get_job_ids()
         for registry in (FinishedJobRegistry, FailedJobRegistry, StartedJobRegistry)
@@ -114,14 +117,14 @@ def test_rq_itself_can_read_what_we_leave(connection, jobs, request_):
 
 
 def test_a_cleanup_by_rqs_own_tools_costs_one_attempt_and_no_job(connection, jobs, request_):
-    job_id = jobs.enqueue(request_, **LIFETIMES)
-    name = request_.target.queue_name
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
+    name = request_.target.queue()
     leases = Leases(connection, "worker")
-    (lease,) = leases.claim({name: 1})
+    (lease,) = leases.claim({request_.target.engine: 1})
     connection.zadd(f"rq:wip:{name}", {f"{job_id}:{lease.execution_id}": 1})
     assert StartedJobRegistry(name, connection=connection, serializer=JSONSerializer).count == 0  # runs RQ's cleanup
     assert connection.hget(f"rq:job:{job_id}", "retries_left") == b"2"
-    (again,) = leases.claim({name: 1})
+    (again,) = leases.claim({request_.target.engine: 1})
     assert again.job_id == job_id
     result = ImageResult(count=1, pictures=["x"])
     assert leases.complete([Ending(lease, "finished", result=result)])[0] == {lease.execution_id}
@@ -131,15 +134,15 @@ def test_a_cleanup_by_rqs_own_tools_costs_one_attempt_and_no_job(connection, job
 def test_dependents_of_other_tools_are_enqueued(connection, jobs, request_):
     from rq import Queue
 
-    job_id = jobs.enqueue(request_, **LIFETIMES)
+    job_id = jobs.submit(Order(request=request_, **LIFETIMES))
     other = Queue("other", connection=connection, serializer=JSONSerializer)
     dependent = other.enqueue("json.dumps", 1, depends_on=job_id)
     leases = Leases(connection, "worker")
-    (lease,) = leases.claim({request_.target.queue_name: 1})
+    (lease,) = leases.claim({request_.target.engine: 1})
     _, dependents = leases.complete([Ending(lease, "finished", result=ImageResult(count=1, pictures=["x"]))])
     assert dependents == {lease.execution_id}
-    registration = RqRegistration(connection, "worker", [request_.target.queue_name], lambda _: None)
-    registration.enqueue_dependents(job_id, request_.target.queue_name)
+    registration = RqRegistration(connection, "worker", [request_.target.queue()], lambda _: None)
+    registration.enqueue_dependents(job_id, request_.target.queue())
     assert other.job_ids == [dependent.id]
 
 

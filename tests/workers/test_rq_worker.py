@@ -11,6 +11,7 @@ from rq import Worker
 from rq.command import send_stop_job_command
 
 from contracts.connection import connect
+from contracts.orders import Order
 from contracts.requests import ImageRequest, Target
 from workers import rq_worker
 from workers.leases import Leases
@@ -24,7 +25,7 @@ def register(redis_url, connection):
     registrations = []
 
     def register(name, on_stop=lambda _: None):
-        registrations.append(RqRegistration(connect(redis_url), name, [TARGET.queue_name], on_stop))
+        registrations.append(RqRegistration(connect(redis_url), name, [TARGET.queue()], on_stop))
         registrations[-1].begin()
         return registrations[-1]
 
@@ -43,7 +44,7 @@ def test_killed_workers_do_not_stay_on_the_books_for_ever(register, connection):
     killed = register("killed")
     connection.delete(killed.key)  # as it does by itself after a while
     register("next")
-    for book in ("rq:workers", f"rq:workers:{TARGET.queue_name}"):
+    for book in ("rq:workers", f"rq:workers:{TARGET.queue()}"):
         assert connection.smembers(book) == {b"rq:worker:next"}
 
 
@@ -63,8 +64,10 @@ def test_commands_are_heard_again_after_redis_was_away(register, connection, job
         return receive(*args, **options)
 
     monkeypatch.setattr(registration.pubsub, "get_message", fail_first)
-    job_id = jobs.enqueue(ImageRequest(target=TARGET, seed=1, count=1), result_seconds=60, timeout_seconds=60)
-    Leases(connection, "worker-1").claim({TARGET.queue_name: 1})
+    job_id = jobs.submit(
+        Order(request=ImageRequest(target=TARGET, seed=1, count=1), result_seconds=60, timeout_seconds=60)
+    )
+    Leases(connection, "worker-1").claim({TARGET.engine: 1})
     connection.publish(registration.pubsub_channel_name, "{}")  # the thread leaves its wait and meets the failure
     while failures:
         time.sleep(0.01)

@@ -13,6 +13,7 @@ import pytest
 from contracts import keys
 from contracts.bundle import WEIGHTS
 from contracts.jobs import JobQueue
+from contracts.orders import Order
 
 POISON = 12  # the number, and so the seed, of a request for lstm
 
@@ -23,7 +24,7 @@ def enqueue(jobs: JobQueue, request_of):
 
     def enqueue(numbers, **changes):
         return {
-            number: jobs.enqueue(request_of(number, **changes), result_seconds=300, timeout_seconds=200)
+            number: jobs.submit(Order(request=request_of(number, **changes), result_seconds=300, timeout_seconds=200))
             for number in numbers
         }
 
@@ -144,7 +145,7 @@ def test_suspects_that_wait_can_be_cancelled_and_time_out_and_hold_their_leases(
 ):
     log = tmp_path / "log"
     ids = enqueue([POISON, 0, 3, 6], max_tokens=2500)
-    late = jobs.enqueue(request_of(9, max_tokens=2500), result_seconds=300, timeout_seconds=8)
+    late = jobs.submit(Order(request=request_of(9, max_tokens=2500), result_seconds=300, timeout_seconds=8))
     fault = {"seed": POISON, "kind": "hang", "log": str(log)}
     start_worker(environment=faults(fault) | {"KAMISHIBAI_STEP_SECONDS": "5"})
     while not log.exists() or len(struck(log)) < 2:  # the first half, with the poison, is on trial and hangs
@@ -157,7 +158,7 @@ def test_suspects_that_wait_can_be_cancelled_and_time_out_and_hold_their_leases(
     assert jobs.read(newcomer).status == "queued", "nobody new is let in while suspects are tried"
     for job_id in (ids[0], ids[3], newcomer):
         assert wait_ended(job_id).status == "succeeded"
-    queue = request_of(0).target.queue_name
+    queue = request_of(0).target.queue()
     deadline = time.monotonic() + 5
     while connection.zcard(f"rq:wip:{queue}"):
         assert time.monotonic() < deadline

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.announcements import BOUNDS
 from contracts.errors import EngineFailed
+from contracts.orders import Order
 from contracts.requests import TextRequest
 from workers.flight import take_off
 from workers.leases import Ending, Leases
@@ -85,15 +86,15 @@ def test_a_job_that_ran_before_has_no_first_token(clock):
 
 def test_a_claim_knows_the_request_and_how_long_the_job_waited_the_first_time(connection, jobs, request_of):
     request = request_of(0)
-    queue = request.target.queue_name
-    jobs.enqueue(request, result_seconds=60, timeout_seconds=60, request_id="request-1")
+    engine = request.target.engine
+    jobs.submit(Order(request=request, result_seconds=60, timeout_seconds=60, request_id="request-1"))
     leases = Leases(connection, "worker")
-    (lease,) = leases.claim({queue: 1})
+    (lease,) = leases.claim({engine: 1})
     assert lease.request_id == "request-1"
     assert lease.waited_seconds is not None
     assert 0 <= lease.waited_seconds < 5
     leases.release([lease])
-    (again,) = leases.claim({queue: 1})
+    (again,) = leases.claim({engine: 1})
     assert (again.job_id, again.request_id, again.waited_seconds) == (lease.job_id, "request-1", None)
 
 
@@ -103,17 +104,17 @@ def test_a_claim_knows_the_request_and_how_long_the_job_waited_the_first_time(co
 )
 def test_a_planted_request_id_is_none(connection, jobs, request_of, meta):
     request = request_of(0)
-    job_id = jobs.enqueue(request, result_seconds=60, timeout_seconds=60)
+    job_id = jobs.submit(Order(request=request, result_seconds=60, timeout_seconds=60))
     connection.hset(f"rq:job:{job_id}", mapping={"meta": meta, "enqueued_at": b"soon"})
-    (lease,) = Leases(connection, "worker").claim({request.target.queue_name: 1})
+    (lease,) = Leases(connection, "worker").claim({request.target.engine: 1})
     assert (lease.request_id, lease.waited_seconds) == (None, None)
 
 
 def test_jobs_are_counted_by_outcome_and_their_prompts_by_tokens(connection, jobs, request_of, store):
     request = request_of(0)
     assert isinstance(request, TextRequest)
-    jobs.enqueue(request, result_seconds=60, timeout_seconds=60)
-    (lease,) = Leases(connection, "worker").claim({request.target.queue_name: 1})
+    jobs.submit(Order(request=request, result_seconds=60, timeout_seconds=60))
+    (lease,) = Leases(connection, "worker").claim({request.target.engine: 1})
     flight = take_off(lease, store.open(request.target.model), "fingerprint")
     tally = EngineTally()
     tally.count_start(flight)

@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 
+from contracts.enqueue import JOB_FUNCTION
 from contracts.errors import InvalidRequest, StoreError
-from contracts.jobs import JOB_FUNCTION
 from contracts.requests import ImageRequest, TextRequest
 from workers.flight import take_off
 from workers.leases import Lease
@@ -92,7 +92,7 @@ def test_the_coldest_temperatures_take_the_likeliest_token(store, model, tempera
 
 def lease_of(request) -> Lease:
     call: list[object] = [JOB_FUNCTION, None, [request.model_dump(mode="json")], {}]
-    return Lease("job", "execution", request.target.queue_name, zlib.compress(json.dumps(call).encode()), 60.0)
+    return Lease("job", "execution", request.target.queue(), zlib.compress(json.dumps(call).encode()), 60.0)
 
 
 def test_tokens_that_the_model_has_not_are_refused_before_they_meet_the_batch(store, text):
