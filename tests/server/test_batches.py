@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from contracts import keys
-from contracts.api_keys import ApiKeys, Scope
+from contracts.api_keys import ApiKeys, Scope, key_id
 from contracts.errors import EngineFailed
 from server import access, batches
 from server.app import create_app
@@ -616,3 +616,56 @@ def test_a_batch_that_somebody_has_planted_is_none(client, redis, planted):
     redis.hset(keys.batch(batch_id), mapping=planted)
     assert client.get(f"/v1/batches/{batch_id}").status_code == 404
     assert client.get("/v1/batches").get_json()["data"] == []
+
+
+# Beside others
+
+
+def queued(redis, worker):
+    return sum(redis.llen(queue) for queue in worker.queues)
+
+
+def test_a_batch_leaves_half_of_the_queue_to_others(client, worker, start_clerk, redis, eventually):
+    start_clerk(max_queued_jobs=8)
+    batch_id = begin(client, "".join(line(number) for number in range(10)))
+    eventually(lambda: queued(redis, worker) == 4)
+    time.sleep(2)
+    assert queued(redis, worker) == 4
+    assert client.post("/v1/jobs", json={"model": "tiny-text", "input": {"prompt": "ab"}}).status_code == 202
+    with worker.working():
+        output, errors = answers_of(client, wait_for(client, batch_id))
+    assert (len(output), errors) == (10, {})
+
+
+def test_lines_come_after_live_requests(client, worker, clerk, redis, eventually):
+    begin(client, line(1) + line(2))
+    eventually(lambda: queued(redis, worker) == 2)
+    live = client.post("/v1/jobs", json={"model": "tiny-text", "input": {"prompt": "ab"}}).get_json()["id"]
+    assert worker.take() == live
+
+
+def test_lines_count_against_the_limits_of_their_key_and_wait(client, worker, clerk, redis, eventually):
+    text = ApiKeys(redis).create("a", "infer", unfinished_jobs=3)
+    headers = {"Authorization": f"Bearer {text}"}
+    file_id = upload(client, "".join(line(number) for number in range(8)), headers)
+    batch_id = post(client, file_id, headers).get_json()["id"]
+    eventually(lambda: queued(redis, worker) == 3)
+    time.sleep(1)
+    assert queued(redis, worker) == 3
+
+    def act(job_id):
+        worker.finish(job_id)
+        redis.zrem(f"kamishibai:unfinished:{key_id(text)}", job_id)  # as a worker does
+
+    with worker.working(act):
+        deadline = time.monotonic() + 20
+        while (batch := client.get(f"/v1/batches/{batch_id}", headers=headers).get_json())["status"] != "completed":
+            assert time.monotonic() < deadline, batch
+            time.sleep(0.1)
+    assert batch["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+
+
+def test_lines_are_not_among_the_jobs_that_their_owner_lists(client, worker, clerk, redis, eventually):
+    begin(client, line(1))
+    eventually(lambda: queued(redis, worker) == 1)
+    assert client.get("/v1/jobs").get_json()["data"] == []
