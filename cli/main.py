@@ -173,7 +173,7 @@ def serve(**options: Any) -> None:
 @STORE
 @REDIS_URL
 def clerk(**options: Any) -> None:
-    """Run one clerk: it carries out batches. Any number of them may run on one Redis."""
+    """Run one clerk: it carries out batches and sends webhooks. Any number of them may run on one Redis."""
     from cli.clerk import run_clerk
 
     run_clerk(**options)

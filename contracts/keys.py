@@ -1,5 +1,5 @@
 """Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime but
-for what the operator has said and the secret of URLs, which stay.
+for what the operator has said, secrets and a few sums, which stay.
 
 kamishibai:bell:<engine>              list    one token while its queues may hold work; workers wait on it
 kamishibai:load:<engine>              hash    of what waits in its queues: work, bytes; and turns taken
@@ -9,6 +9,9 @@ kamishibai:unfinished:<owner>         zset    jobs of an owner whose number is l
 kamishibai:rate:<owner>               string  Unix seconds up to which an owner's jobs have used up its rate
 kamishibai:idempotency:<owner>:<key>  string  digest of a body, and the job that it made
 kamishibai:webhooks                   zset    ended jobs whose maker wants word of it, by when to send it
+kamishibai:webhook_attempts:<job>     string  how often its webhook has failed
+kamishibai:webhook_counts             hash    webhooks delivered, failed and dropped; stays
+kamishibai:webhook_secrets            hash    what signs webhooks, by owner (server.webhook_secrets); stays
 kamishibai:worker:<worker>            string  JSON: what a worker serves and its counters (contracts.announcements)
 kamishibai:workers                    set     names of workers that have announced themselves
 kamishibai:text:<job>:<choice>        string  text of a streaming job's choice so far, UTF-8
@@ -43,6 +46,8 @@ DRAINED = PREFIX + "drained"
 URL_SECRET = PREFIX + "url_secret"
 BATCHES = PREFIX + "batches"
 OPEN_BATCHES = PREFIX + "batches_open"
+WEBHOOKS = PREFIX + "webhooks"
+WEBHOOK_COUNTS = PREFIX + "webhook_counts"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
 
@@ -54,6 +59,7 @@ ANNOUNCEMENT_SECONDS = 20
 LOAD_SECONDS = 24 * 3600
 OWNER_SECONDS = 7 * 24 * 3600
 IDEMPOTENCY_SECONDS = 24 * 3600
+WEBHOOK_SECONDS = 24 * 3600  # after an attempt; the next one comes within 6 hours
 BATCH_SECONDS = 30 * 24 * 3600  # after its end; while it has not ended, its window comes on top
 
 
@@ -80,6 +86,10 @@ def deadlines(queue: str) -> str:
 
 def idempotency(owner: str, digest: str) -> str:
     return f"{PREFIX}idempotency:{owner}:{digest}"
+
+
+def webhook_attempts(job_id: str) -> str:
+    return f"{PREFIX}webhook_attempts:{job_id}"
 
 
 def batch(batch_id: str) -> str:

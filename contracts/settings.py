@@ -21,6 +21,8 @@ CHOICES = {
     "keys": ("auto", "required"),
     "model_control": ("off", "on"),
     "without_worker": ("refuse", "accept"),
+    "webhook_http": ("off", "on"),
+    "webhook_private": ("off", "on"),
 }
 
 
@@ -59,6 +61,9 @@ class Settings:
     max_file_bytes: int = 100 << 20
     file_seconds: int = 30 * 24 * 3600  # how long a file is kept whose maker does not say
     batch_jobs: int = 256  # of one batch that wait or run at once
+    webhook_hosts: str = ""  # names of hosts, separated by commas, that webhooks may go to; empty: all
+    webhook_http: str = "off"  # or "on": webhooks may go to http:// URLs
+    webhook_private: str = "off"  # or "on": and to private addresses, as those of a closed network
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:

@@ -295,6 +295,16 @@ class BatchList(TypedDict):
     has_more: bool
 
 
+class WebhookSecret(TypedDict):
+    """What signs the caller's webhooks."""
+
+    object: Literal["webhook_secret"]
+    secret: Annotated[str, Field(description="`whsec_` and base64, as libraries for Standard Webhooks take it.")]
+    previous_expires_at: Annotated[
+        int | None, Field(description="Unix seconds up to which the secret before it signs, too.")
+    ]
+
+
 class Limits(TypedDict, total=False):
     context_tokens: Annotated[int, Field(ge=1, description="Of prompt and output together.")]
     max_tokens: Annotated[int, Field(ge=1, description="Written by one request.")]

@@ -60,7 +60,9 @@ def _call_order(here: Services, request: Request) -> Order:
 
 
 def job_order(here: Services, request: Request, body: JobBody, idempotency: Idempotency | None) -> Order:
-    """Of a job that its client comes back for. Raises DeadlineUnreachable."""
+    """Of a job that its client comes back for. Raises DeadlineUnreachable, InvalidRequest for a webhook's URL."""
+    if body.webhook is not None:
+        here.webhook_addresses.check(body.webhook)
     if body.deadline_seconds is not None:
         here.estimates.check_deadline(request, body.priority, body.deadline_seconds)
     return Order(

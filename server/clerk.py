@@ -1,4 +1,5 @@
-"""The clerk: a process that carries batches out. Any number of them may run on one Redis; each batch has one at a time.
+"""The clerk: a process that carries batches out and sends webhooks. Any number of them may run on one Redis; a batch
+has one at a time.
 
 It holds nothing that is not in Redis or on disk, so it may die at any moment.
 """
@@ -25,6 +26,10 @@ from server.batch_run import BatchRun, Desk
 from server.batches import Batches
 from server.catalogue import Catalogue
 from server.files import FileStore
+from server.webhook_addresses import WebhookAddresses
+from server.webhook_queue import WebhookQueue
+from server.webhook_secrets import WebhookSecrets
+from server.webhooks import WebhookSender
 
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 5.0  # before a batch that could not go on is tried again
@@ -57,6 +62,9 @@ class Clerk:
             requests=BatchRequests(Admission(settings, catalogue), jobs),
             rest=stopping.wait,
         )
+        self._webhooks = WebhookSender(
+            WebhookQueue(connection), jobs, WebhookSecrets(connection), WebhookAddresses(settings)
+        )
         self._running: dict[str, str] = {}  # batch id -> owner
         self._not_before: dict[str, float] = {}  # batch id -> monotonic seconds, of those that could not go on
         self._tidy_at = 0.0
@@ -64,6 +72,8 @@ class Clerk:
 
     def run(self) -> None:
         """Until it is to stop. Batches are then left to the next clerk."""
+        webhooks = threading.Thread(target=self._webhooks.run, args=(self._stopping.is_set,), name="webhooks")
+        webhooks.start()
         with ThreadPoolExecutor(MOST_BATCHES, "batch") as threads:
             while not self._stopping.is_set():
                 try:
@@ -75,6 +85,7 @@ class Clerk:
                         log.warning("the clerk cannot work, trying again: %s", error)
                     self._broken = True
                 self._stopping.wait(LOOK_SECONDS)
+        webhooks.join()
 
     def _start_batches(self, threads: ThreadPoolExecutor) -> None:
         """Those of owners who have few that run come first."""

@@ -253,6 +253,8 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "batches.cancel_batch": Operation(
             "Batches", answers.Batch, parameters=(_BATCH_ID,), failures=(errors.InvalidRequest, errors.NotFound)
         ),
+        "webhooks.read_secret": Operation("Jobs", answers.WebhookSecret),
+        "webhooks.rotate_secret": Operation("Jobs", answers.WebhookSecret),
         "models.list_models": Operation("Models", answers.ModelList),
         "models.read_model": Operation(
             "Models", answers.Model, parameters=(_MODEL,), failures=(errors.UnknownModel, errors.NotReady)

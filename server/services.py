@@ -24,6 +24,8 @@ from server.metrics import QueueCollector
 from server.picture_urls import PictureUrls
 from server.shared_folder import Place
 from server.waiting import Waiting
+from server.webhook_addresses import WebhookAddresses
+from server.webhook_secrets import WebhookSecrets
 
 EXTENSION = "kamishibai"
 
@@ -42,6 +44,8 @@ class Services:
     picture_urls: PictureUrls
     files: FileStore
     batches: Batches
+    webhook_addresses: WebhookAddresses
+    webhook_secrets: WebhookSecrets
     metrics: CollectorRegistry
     counters: RequestCounters
 
@@ -67,6 +71,8 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         picture_urls=PictureUrls(connection, settings.job_result_seconds),
         files=FileStore(settings.files_folder, settings.file_seconds),
         batches=Batches(connection),
+        webhook_addresses=WebhookAddresses(settings),
+        webhook_secrets=WebhookSecrets(connection),
         metrics=metrics,
         counters=counters,
     )
