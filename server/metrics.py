@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis import Redis
 
+from contracts import keys
 from contracts.announcements import BOUNDS, Announcement, Histogram, HistogramName, ServedModel, read_announcements
 from contracts.bundle import DEFAULT_VARIANT, Task
 from contracts.jobs import JobQueue
@@ -46,6 +48,7 @@ class QueueCollector(Collector):
         yield self._queue_depth(announcements)
         yield from _workers(announcements)
         yield from _engines(announcements)
+        yield from self._clerks()
 
     def describe(self) -> list[Metric]:
         return []  # registering asks for names, and without this it would ask Redis
@@ -67,6 +70,16 @@ class QueueCollector(Collector):
         for (target, priority), depth in zip(queues, depths, strict=True):
             family.add_metric((*_labels(target), priority), depth)
         return family
+
+    def _clerks(self) -> Iterator[Metric]:
+        counts = cast(dict[bytes, bytes], self._redis.hgetall(keys.WEBHOOK_COUNTS))
+        webhooks = CounterMetricFamily("kamishibai_webhooks", "Webhooks, by what became of them.", labels=("outcome",))
+        for outcome in ("delivered", "failed", "dropped"):
+            webhooks.add_metric((outcome,), int(counts.get(outcome.encode(), 0)))
+        yield webhooks
+        waiting, batches = cast(int, self._redis.zcard(keys.WEBHOOKS)), cast(int, self._redis.zcard(keys.OPEN_BATCHES))
+        yield GaugeMetricFamily("kamishibai_webhooks_waiting", "Webhooks that are still to be sent.", value=waiting)
+        yield GaugeMetricFamily("kamishibai_open_batches", "Batches that have not ended.", value=batches)
 
 
 def _workers(announcements: list[Announcement]) -> Iterator[Metric]:

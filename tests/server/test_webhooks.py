@@ -196,7 +196,9 @@ def test_the_end_of_a_job_is_told_signed_and_once(client, worker, clerk, receive
     eventually(lambda: redis.zcard(keys.WEBHOOKS) == 0)
     time.sleep(1.5)
     assert len(receiver.received) == 1
-    assert redis.hget(keys.WEBHOOK_COUNTS, "delivered") == b"1"
+    metrics = client.get("/metrics").get_data(as_text=True)
+    assert 'kamishibai_webhooks_total{outcome="delivered"} 1.0' in metrics
+    assert "kamishibai_webhooks_waiting 0.0" in metrics
 
 
 def test_every_kind_of_end_has_its_type_and_pictures_stay_behind(client, worker, clerk, receive, end_jobs, eventually):
