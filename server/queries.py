@@ -33,13 +33,12 @@ def word(name: str, choices: tuple[Word, ...]) -> Word | None:
 
 
 def text(name: str) -> str | None:
-    """Raises InvalidRequest."""
-    return _given(name)
+    """None also for an empty one. Raises InvalidRequest."""
+    return _given(name) or None
 
 
 def _given(name: str) -> str | None:
-    """An empty one is none, as with OpenAI."""
     values = request.args.getlist(name)
     if len(values) > 1:
         raise InvalidRequest(f"'{name}' is given {len(values)} times; give it once", param=name)
-    return values[0] if values and values[0] else None
+    return values[0] if values else None
