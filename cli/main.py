@@ -155,7 +155,7 @@ def main() -> None:
 )
 @RESULT_CACHE
 def up(**options: Any) -> None:
-    """Run everything: Redis, workers and the HTTP server. Ctrl-C stops all in order."""
+    """Run everything: Redis, workers, the clerk and the HTTP server. Ctrl-C stops all in order."""
     from cli.up import run_everything
 
     log_to_stderr()
@@ -175,6 +175,16 @@ def serve(**options: Any) -> None:
     from server.serving import serve as serve_forever
 
     serve_forever(from_environment(**options))
+
+
+@cli.command()
+@STORE
+@REDIS_URL
+def clerk(**options: Any) -> None:
+    """Run one clerk: it carries out batches. Any number of them may run on one Redis."""
+    from cli.clerk import run_clerk
+
+    run_clerk(**options)
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""`kamishibai up`: Redis, workers and server in one command."""
+"""`kamishibai up`: Redis, workers, clerk and server in one command."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from workers.supervisor import Part, Supervisor
 
 SERVER_STOP_SECONDS = 30.0
 WORKER_STOP_SECONDS = 35.0
+CLERK_STOP_SECONDS = 15.0
 
 
 def run_everything(
@@ -52,7 +53,8 @@ def run_everything(
                 kv_bytes=kv_bytes,
                 result_cache_bytes=result_cache_bytes,
             )
-            parts = [*worker_parts(settings, models, variant, workers, device), server_part(settings)]
+            running = worker_parts(settings, models, variant, workers, device)
+            parts = [*running, clerk_part(settings), server_part(settings)]
             if embedded:
                 parts.insert(0, Part("redis", embedded.command(), stop_seconds=30.0))
                 embedded.start_syncing()
@@ -112,6 +114,11 @@ def worker_parts(
         )
         for index in range(count)
     ]
+
+
+def clerk_part(settings: Settings) -> Part:
+    command = [*python_module("cli.main"), "clerk"]
+    return Part("clerk", command, settings.to_environment(), stop_seconds=CLERK_STOP_SECONDS)
 
 
 def server_part(settings: Settings) -> Part:

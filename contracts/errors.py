@@ -14,11 +14,13 @@ KamishibaiError                 status  code                  retryable
 ├── JobExpired                     504  expired               no
 ├── RateLimited                    429  rate_limit_exceeded   yes
 │   ├── QueueFull                  429  queue_full            yes
-│   └── TooManyJobs                429  too_many_jobs         yes
+│   ├── TooManyJobs                429  too_many_jobs         yes
+│   └── TooManyBatches             429  too_many_batches      yes
 ├── EngineFailed                   500  engine_failed         no
 │   └── LeaseLost                  500  worker_lost           yes
 ├── JobTimedOut                    504  timeout               no
 ├── NotReady                       503  no_worker             yes
+├── StorageFull                    503  storage_full          yes
 └── QueueUnavailable               503  queue_unavailable     yes
 
 StoreError (local, never over HTTP): a bundle or a store that cannot be used, with all its faults named at once.
@@ -134,6 +136,10 @@ class TooManyJobs(RateLimited):
     code = "too_many_jobs"
 
 
+class TooManyBatches(RateLimited):
+    code = "too_many_batches"
+
+
 class EngineFailed(KamishibaiError):
     code = "engine_failed"
 
@@ -148,6 +154,10 @@ class JobTimedOut(KamishibaiError):
 
 class NotReady(KamishibaiError):
     status, code, retryable = 503, "no_worker", True
+
+
+class StorageFull(KamishibaiError):
+    status, code, retryable = 503, "storage_full", True
 
 
 class QueueUnavailable(KamishibaiError):

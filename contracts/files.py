@@ -14,12 +14,16 @@ MOST_BYTES = 64 << 20  # of a manifest, a config or a tokenizer; GPT-2's tokeniz
 def replace_file(path: Path, content: bytes) -> None:
     """Write a small file, whole or not at all: readers see what was there or all of this. Raises OSError."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-    Path(temporary).replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except OSError:
+        Path(temporary).unlink()  # a full disk should not fill with halves
+        raise
 
 
 def read_small(path: Path, most: int = MOST_BYTES) -> bytes:

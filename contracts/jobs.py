@@ -155,6 +155,17 @@ class JobQueue:
                     records.append(_readable(job_id, fields, results))
         return records
 
+    def ended(self, job_ids: list[str]) -> list[bool | None]:
+        """Of each job whether it has ended; None for one that is not there (any more)."""
+        statuses: list[bytes | None] = []
+        for begin in range(0, len(job_ids), MOST_AT_ONCE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids[begin : begin + MOST_AT_ONCE]:
+                    pipe.hget(_job_key(job_id), "status")
+                statuses += pipe.execute()
+        known = [None if each is None else each.decode(errors="replace") for each in statuses]
+        return [None if each is None else _STATUS_OF_RQ.get(each) in ENDED for each in known]
+
     def pictures(self, result: ImageResult) -> list[str]:
         """The pictures of a result, base64 PNG. Raises NotFound when they have outlived their lifetime."""
         if result.pictures is not None:

@@ -13,6 +13,11 @@ kamishibai:worker:<worker>            string  JSON: what a worker serves and its
 kamishibai:workers                    set     names of workers that have announced themselves
 kamishibai:text:<job>:<choice>        string  text of a streaming job's choice so far, UTF-8
 kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
+kamishibai:batch:<batch>              hash    what was asked, how far it is, how it ended (server.batches)
+kamishibai:batch_lease:<batch>        string  token of the clerk that carries it out
+kamishibai:batches                    zset    ids of batches, all with score 0: ids are in the order of their making
+kamishibai:batches:<owner>            zset    the same of one owner
+kamishibai:batches_open               zset    <owner>:<batch> of those that have not ended, all with score 0
 kamishibai:janitor                    string  lock of the worker parent that looks for lost leases
 kamishibai:unloaded                   set     models that no worker shall serve; an operator's word, which stays
 kamishibai:reloads                    hash    how often each model was to be read anew; likewise
@@ -36,6 +41,8 @@ UNLOADED = PREFIX + "unloaded"
 RELOADS = PREFIX + "reloads"
 DRAINED = PREFIX + "drained"
 URL_SECRET = PREFIX + "url_secret"
+BATCHES = PREFIX + "batches"
+OPEN_BATCHES = PREFIX + "batches_open"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
 
@@ -47,6 +54,7 @@ ANNOUNCEMENT_SECONDS = 20
 LOAD_SECONDS = 24 * 3600
 OWNER_SECONDS = 7 * 24 * 3600
 IDEMPOTENCY_SECONDS = 24 * 3600
+BATCH_SECONDS = 30 * 24 * 3600  # after its end; while it has not ended, its window comes on top
 
 
 def bell(engine: str) -> str:
@@ -72,6 +80,18 @@ def deadlines(queue: str) -> str:
 
 def idempotency(owner: str, digest: str) -> str:
     return f"{PREFIX}idempotency:{owner}:{digest}"
+
+
+def batch(batch_id: str) -> str:
+    return f"{PREFIX}batch:{batch_id}"
+
+
+def batch_lease(batch_id: str) -> str:
+    return f"{PREFIX}batch_lease:{batch_id}"
+
+
+def batches(owner: str) -> str:
+    return f"{PREFIX}batches:{owner}"
 
 
 def worker(name: str) -> str:

@@ -47,6 +47,9 @@ MAX_TEXTS = 64  # that one request classifies
 MAX_PROMPTS = 64  # of one call; each is a job
 MAX_CALL_SCORES = 2_000_000  # log-probabilities that one call asks for; a server is busy for a second with so many
 MAX_CALL_CHOICES = 256  # texts that one call asks for, over all prompts; a server keeps them until the last is there
+MIN_FILE_SECONDS = 3600
+MAX_FILE_SECONDS = 30 * 24 * 3600
+MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
 MAX_BULK = 1000  # jobs that one call makes
 MAX_METADATA = 16
@@ -359,6 +362,42 @@ class BulkBody(_Frozen):
     """Body of POST /v1/jobs/bulk. Each job is a body of POST /v1/jobs, and is judged by itself."""
 
     jobs: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BULK, fail_fast=True)]
+
+
+class ExpiresAfter(_Frozen):
+    """When a file is forgotten."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=MIN_FILE_SECONDS, le=MAX_FILE_SECONDS, description="After its making.")]
+
+
+class FileForm(_Body):
+    """What is said of a file in the form of POST /v1/files."""
+
+    purpose: Literal["batch"]
+    expires_after: ExpiresAfter | None = None
+
+
+BatchEndpoint = Literal["/v1/completions", "/v1/images/generations", "/v1/classify"]
+
+
+class BatchBody(_Body):
+    """Body of POST /v1/batches."""
+
+    input_file_id: Annotated[str, Field(description="Of a file with the purpose `batch`.")]
+    endpoint: Annotated[BatchEndpoint, Field(description="Which all lines of the file ask.")]
+    completion_window: Literal["24h"]
+    metadata: Metadata | None = None
+    output_expires_after: Annotated[ExpiresAfter, Field(description="Of the files that it writes.")] | None = None
+
+
+class BatchLine(_Body):
+    """A line of a batch's file."""
+
+    custom_id: Annotated[str, Field(min_length=1, max_length=MAX_CUSTOM_ID_CHARACTERS)]
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]
 
 
 _QUEUE = re.compile(r"([a-z0-9._-]+)@(\d{1,9})/([a-z0-9]+)-([a-z0-9]+)/(?:high|normal|low)")

@@ -56,6 +56,10 @@ class Settings:
     model_control: str = "off"  # or "on": routes with which admins load and unload models and drain workers
     without_worker: str = "refuse"  # requests for a model of the store that no worker serves; or "accept" them
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
+    files: str = ""  # folder of uploaded files and of what batches write; empty: `.files` in the store
+    max_file_bytes: int = 100 << 20
+    file_seconds: int = 30 * 24 * 3600  # how long a file is kept whose maker does not say
+    batch_jobs: int = 256  # of one batch that wait or run at once
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
@@ -79,6 +83,10 @@ class Settings:
     def logs_requests(self) -> bool:
         """Whether every request and job has its line in the log."""
         return self.log_requests == "on" or (self.log_requests == "auto" and self.log_format == "json")
+
+    @property
+    def files_folder(self) -> Path:
+        return Path(self.files) if self.files else self.store / ".files"
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that make `from_environment` give these settings again."""

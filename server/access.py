@@ -14,7 +14,6 @@ from redis import Redis, RedisError
 
 from contracts.api_keys import ApiKey, ApiKeys, Scope, key_id
 from contracts.errors import Forbidden, Unauthenticated
-from contracts.jobs import JobRecord
 from contracts.orders import OrderLimits
 from contracts.settings import Settings
 
@@ -45,8 +44,9 @@ class Caller:
     sees_all: bool
     limits: OrderLimits
 
-    def sees(self, record: JobRecord) -> bool:
-        return self.sees_all or record.meta.owner == self.owner
+    def sees(self, owner: str | None) -> bool:
+        """Whether what this owner has made is shown."""
+        return self.sees_all or owner == self.owner
 
 
 class Access:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from contracts.errors import InvalidRequest
 from contracts.requests import (
@@ -15,7 +15,6 @@ from contracts.requests import (
     MAX_CALL_SCORES,
     MAX_PROMPT_TOKENS,
     MAX_SEED,
-    BulkBody,
     ClassifyBody,
     ClassifyRequest,
     CompletionBody,
@@ -31,7 +30,7 @@ from contracts.requests import (
 from contracts.settings import Settings
 from server.catalogue import Catalogue, CatalogueEntry
 
-Body = TypeVar("Body", CompletionBody, ImageBody, ClassifyBody, JobBody, BulkBody)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def decode(raw: bytes) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing_extensions import TypedDict  # pydantic reads typing's own from Pyth
 from contracts.bundle import Task
 from contracts.jobs import Status
 from contracts.labels import Activation
-from contracts.requests import Count, Priority, Seed
+from contracts.requests import BatchEndpoint, Count, Priority, Seed
 from contracts.results import FinishReason
+from server.batches import BatchStatus
 
 UnixSeconds = Annotated[float, Field(ge=0, description="Unix seconds.")]
 Version = Annotated[int, Field(ge=0, description="Of the model; it never changes once it is written.")]
@@ -207,6 +208,91 @@ class Deleted(TypedDict):
 
     id: str
     deleted: Literal[True]
+
+
+class File(TypedDict):
+    """What is known of a file."""
+
+    id: str
+    object: Literal["file"]
+    bytes: Annotated[int, Field(ge=0)]
+    created_at: Annotated[int, Field(ge=0, description="Unix seconds.")]
+    expires_at: Annotated[int, Field(ge=0, description="Unix seconds.")]
+    filename: str
+    purpose: Literal["batch", "batch_output"]
+    status: Literal["processed"]
+
+
+class FileList(TypedDict):
+    object: Literal["list"]
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(TypedDict):
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+class BatchError(TypedDict):
+    """What is wrong with the file of a batch."""
+
+    code: str
+    message: str
+    param: str | None
+    line: Annotated[int | None, Field(description="Counted from 1.")]
+
+
+class BatchErrors(TypedDict):
+    object: Literal["list"]
+    data: list[BatchError]
+
+
+class RequestCounts(TypedDict):
+    """Lines of a batch."""
+
+    total: Annotated[int, Field(ge=0, description="0 until the file has been looked at.")]
+    completed: Count
+    failed: Count
+
+
+UnixTime = Annotated[int | None, Field(description="Unix seconds.")]
+
+
+class Batch(TypedDict):
+    """Each status but the first has a time, at which it began."""
+
+    id: str
+    object: Literal["batch"]
+    endpoint: BatchEndpoint
+    errors: Annotated[BatchErrors | None, Field(description="Why the file cannot be run.")]
+    input_file_id: str
+    completion_window: Literal["24h"]
+    status: BatchStatus
+    output_file_id: Annotated[str | None, Field(description="Answers of lines that have succeeded.")]
+    error_file_id: Annotated[str | None, Field(description="Those that have not.")]
+    created_at: Annotated[int, Field(ge=0, description="Unix seconds.")]
+    in_progress_at: UnixTime
+    expires_at: Annotated[int, Field(ge=0, description="Unix seconds at which its window is over.")]
+    finalizing_at: UnixTime
+    completed_at: UnixTime
+    failed_at: UnixTime
+    expired_at: UnixTime
+    cancelling_at: UnixTime
+    cancelled_at: UnixTime
+    request_counts: RequestCounts
+    metadata: dict[str, str] | None
+
+
+class BatchList(TypedDict):
+    object: Literal["list"]
+    data: list[Batch]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class Limits(TypedDict, total=False):

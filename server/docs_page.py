@@ -39,9 +39,12 @@ def docs_page(document: Json, address: str) -> Response:
 def _curl(address: str, method: str, path: str, operation: Json) -> str:
     """A command for a shell; what stands for a name in the path is left for the reader."""
     words = ["curl"] if method == "get" else ["curl", "-X", method.upper()]
-    words.append(shlex.quote(address + re.sub(r"\{(\w+?)(_id)?\}", lambda name: name[1].upper(), path)))
-    if "requestBody" in operation:
-        example = json.dumps(operation["requestBody"]["content"]["application/json"]["example"])
+    words.append(shlex.quote(address + re.sub(r"{(\w+?)(_id)?}", lambda name: name[1].upper(), path)))
+    content = operation.get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        words = ["curl", words[-1], "-F", "purpose=batch", "-F", "file=@requests.jsonl"]
+    if "application/json" in content:
+        example = json.dumps(content["application/json"]["example"])
         words = ["curl", words[-1], "-H", "'Content-Type: application/json'", "-d", shlex.quote(example)]
     if operation.get("security") != []:
         words += ["-H", '"Authorization: Bearer $KAMISHIBAI_KEY"']

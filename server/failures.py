@@ -16,6 +16,7 @@ from contracts.errors import (
     NotFound,
     QueueUnavailable,
     RateLimited,
+    StorageFull,
     Unauthenticated,
 )
 from server import client
@@ -63,7 +64,7 @@ def _known(exception: Exception) -> KamishibaiError:
 def error_response(exception: Exception) -> Response:
     """The HTTP answer to an exception."""
     error = to_error(exception)
-    if isinstance(error, BodyTooLarge | Unauthenticated):
+    if isinstance(error, BodyTooLarge | StorageFull | Unauthenticated):
         client.discard_body(services().settings.slow_client_seconds)
     response = jsonify(error.body())
     response.status_code = error.status

@@ -16,15 +16,26 @@ from contracts import errors
 from contracts.errors import KamishibaiError
 from contracts.jobs import Status
 from contracts.orders import MAX_IDEMPOTENCY_CHARACTERS
-from contracts.requests import BulkBody, ClassifyBody, CompletionBody, ImageBody, JobBody
+from contracts.requests import (
+    MAX_FILE_SECONDS,
+    MIN_FILE_SECONDS,
+    BatchBody,
+    BulkBody,
+    ClassifyBody,
+    CompletionBody,
+    ImageBody,
+    JobBody,
+)
 from contracts.settings import Settings
 from server import answers
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
-from server.listing import MOST_LISTED
+from server.batches import MOST_BATCHES_LISTED
+from server.files import MOST_FILES_LISTED
+from server.listing import DEFAULT_LISTED, MOST_LISTED
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
-Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Models", "Control", "Operations"]
+Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Batches", "Models", "Control", "Operations"]
 
 _GUARDED = (errors.Unauthenticated, errors.Forbidden, errors.QueueUnavailable)
 _TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.UnknownModel, errors.NotReady)
@@ -61,7 +72,7 @@ _LISTED: tuple[Json, ...] = (
     {
         "name": "limit",
         "in": "query",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": 20},
+        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": DEFAULT_LISTED},
     },
     {"name": "after", "in": "query", "description": "The `last_id` of the page before.", "schema": {"type": "string"}},
     {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(get_args(Status))}},
@@ -78,6 +89,31 @@ _PICTURE: tuple[Json, ...] = (
     },
     {"name": "signature", "in": "query", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
 )
+_FILE_ID: Json = {"name": "file_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_BATCH_ID: Json = {"name": "batch_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_AFTER: Json = {
+    "name": "after",
+    "in": "query",
+    "description": "Go on behind the one with this id.",
+    "schema": {"type": "string"},
+}
+# What FileForm takes, as a form spells it.
+_FILE_FORM: Json = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "additionalProperties": False,
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "The content, with a file name."},
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {
+            "type": "integer",
+            "minimum": MIN_FILE_SECONDS,
+            "maximum": MAX_FILE_SECONDS,
+            "description": "How long it is kept after its making.",
+        },
+    },
+}
 _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -96,6 +132,7 @@ class Operation:
     content: tuple[str, ...] = ()  # other types of content that it answers with
     body: type[BaseModel] | None = None
     example: Json | None = None  # of the body
+    form: Json | None = None  # the schema of a body that is multipart/form-data
     parameters: tuple[Json, ...] = ()
     failures: tuple[type[KamishibaiError], ...] = ()
 
@@ -169,6 +206,53 @@ def operations(settings: Settings) -> dict[str, Operation]:
             failures=(errors.InvalidRequest, errors.NotFound),
         ),
         "jobs.delete_job": Operation("Jobs", answers.Job | answers.Deleted, parameters=(_JOB_ID,), failures=_FINDS_JOB),
+        "files.create_file": Operation(
+            "Batches",
+            answers.File,
+            form=_FILE_FORM,
+            failures=(errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.StorageFull),
+        ),
+        "files.list_files": Operation(
+            "Batches",
+            answers.FileList,
+            parameters=(
+                _limit(MOST_FILES_LISTED, MOST_FILES_LISTED),
+                _AFTER,
+                {"name": "order", "in": "query", "schema": {"type": "string", "enum": ["asc", "desc"]}},
+                {"name": "purpose", "in": "query", "schema": {"type": "string", "enum": ["batch", "batch_output"]}},
+            ),
+            failures=(errors.InvalidRequest,),
+        ),
+        "files.read_file": Operation("Batches", answers.File, parameters=(_FILE_ID,), failures=(errors.NotFound,)),
+        "files.read_file_content": Operation(
+            "Batches", content=("application/octet-stream",), parameters=(_FILE_ID,), failures=(errors.NotFound,)
+        ),
+        "files.delete_file": Operation(
+            "Batches", answers.FileDeleted, parameters=(_FILE_ID,), failures=(errors.NotFound,)
+        ),
+        "batches.create_batch": Operation(
+            "Batches",
+            answers.Batch,
+            body=BatchBody,
+            example={"input_file_id": "file-ID", "endpoint": "/v1/completions", "completion_window": "24h"},
+            failures=(
+                errors.InvalidRequest,
+                errors.BodyTooSlow,
+                errors.BodyTooLarge,
+                errors.NotFound,
+                errors.TooManyBatches,
+            ),
+        ),
+        "batches.list_batches": Operation(
+            "Batches",
+            answers.BatchList,
+            parameters=(_limit(MOST_BATCHES_LISTED, 20), _AFTER),
+            failures=(errors.InvalidRequest,),
+        ),
+        "batches.read_batch": Operation("Batches", answers.Batch, parameters=(_BATCH_ID,), failures=(errors.NotFound,)),
+        "batches.cancel_batch": Operation(
+            "Batches", answers.Batch, parameters=(_BATCH_ID,), failures=(errors.InvalidRequest, errors.NotFound)
+        ),
         "models.list_models": Operation("Models", answers.ModelList),
         "models.read_model": Operation(
             "Models", answers.Model, parameters=(_MODEL,), failures=(errors.UnknownModel, errors.NotReady)
@@ -198,6 +282,11 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "operations.docs": Operation("Operations", content=("text/html",)),
         "operations.index": Operation("Operations", answers.Index),
     }
+
+
+def _limit(most: int, default: int) -> Json:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return {"name": "limit", "in": "query", "description": "How many to list.", "schema": schema}
 
 
 def document(app: Flask, settings: Settings) -> Json:
@@ -263,6 +352,8 @@ def _operation(endpoint: str, told: str, operation: Operation, schemas: dict[Any
     if operation.body:
         content = {"schema": schemas[operation.body], "example": operation.example}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if operation.form:
+        described["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": operation.form}}}
     return described
 
 

@@ -14,10 +14,12 @@ from contracts.settings import Settings
 from contracts.store import Store
 from server.access import Access
 from server.admission import Admission
+from server.batches import Batches
 from server.catalogue import Catalogue
 from server.counters import RequestCounters
 from server.estimates import Estimates
 from server.farewells import Farewells
+from server.files import FileStore
 from server.metrics import QueueCollector
 from server.picture_urls import PictureUrls
 from server.result_cache import ResultCache
@@ -39,6 +41,8 @@ class Services:
     waiting: Waiting
     farewells: Farewells
     picture_urls: PictureUrls
+    files: FileStore
+    batches: Batches
     metrics: CollectorRegistry
     counters: RequestCounters
     results: ResultCache
@@ -63,6 +67,8 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
         picture_urls=PictureUrls(connection),
+        files=FileStore(settings.files_folder, settings.file_seconds),
+        batches=Batches(connection),
         metrics=metrics,
         counters=counters,
         results=ResultCache(jobs, catalogue, counters, settings.result_cache_bytes),

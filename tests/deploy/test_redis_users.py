@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from contracts.connection import connect
 from workers.embedded_redis import find_server
 
+NAMES = ("server", "worker", "clerk", "operator")
 REFUSED_TO_ALL = [
     "GET other",
     "HGETALL other",
@@ -153,6 +155,7 @@ def use_everything(product, tester):
         use_calls(client)
         use_orders(client)
         use_control(client)
+        use_batches(client, product)
         use_jobs(client, product, tester, worker)
     assert "ops" in product.command("keys", "list")
     product.command("keys", "revoke", "ops")
@@ -187,6 +190,24 @@ def use_orders(client):
     assert {read_job(client, job_id, "?wait=30") for job_id in ids} == {"succeeded"}
     page = client.get(f"/jobs?after={ids[-1]}", cast_to=object)
     assert len(page["data"]) == 11
+
+
+def use_batches(client, product):
+    product.start("kamishibai-clerk", "clerk")
+
+    def begin(endpoint, body, count):
+        line = {"custom_id": "", "method": "POST", "url": endpoint, "body": body}
+        lines = "".join(json.dumps(line | {"custom_id": str(number)}) + "\n" for number in range(count))
+        file = client.files.create(file=("lines.jsonl", lines.encode()), purpose="batch")
+        return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h").id
+
+    pictures = begin("/v1/images/generations", {"model": "faces"}, 2)
+    wait_until(lambda: client.batches.retrieve(pictures).status == "completed")
+    long = begin("/v1/completions", {"model": "lstm", "prompt": "the", "max_tokens": 4000}, 300)
+    wait_until(lambda: client.batches.retrieve(long).request_counts.total == 300)
+    client.batches.cancel(long)
+    wait_until(lambda: client.batches.retrieve(long).status == "cancelled")
+    assert [batch.id for batch in client.batches.list()] == [long, pictures]
 
 
 def use_jobs(client, product, tester, worker):
@@ -247,7 +268,7 @@ def test_the_product_runs_under_these_users_and_uses_all_that_they_may(product, 
 @pytest.mark.parametrize(
     ("user", "command"),
     [
-        *((user, command) for user in ("server", "worker", "operator") for command in REFUSED_TO_ALL),
+        *((user, command) for user in NAMES for command in REFUSED_TO_ALL),
         ("server", "HSET kamishibai:keys id {}"),
         ("server", "DEL kamishibai:keys"),
         ("server", "SADD kamishibai:worker:x y"),
@@ -256,6 +277,13 @@ def test_the_product_runs_under_these_users_and_uses_all_that_they_may(product, 
         ("worker", "HMGET kamishibai:keys id"),
         ("worker", "DEL kamishibai:keys"),
         ("worker", "SUBSCRIBE rq:other"),
+        ("server", "DEL kamishibai:batch_lease:x"),
+        ("worker", "HSET kamishibai:batch:x status completed"),
+        ("clerk", "HGETALL kamishibai:keys"),
+        ("clerk", "HSET kamishibai:keys id {}"),
+        ("clerk", "SET kamishibai:worker:x y"),
+        ("clerk", "DEL kamishibai:janitor"),
+        ("clerk", "SUBSCRIBE rq:other"),
         ("operator", "HSET rq:job:x status queued"),
         ("operator", "DEL rq:job:x"),
         ("operator", "PUBLISH kamishibai:ended []"),
@@ -276,7 +304,7 @@ def test_a_script_may_do_no_more_than_its_user(product):
     client.close()
 
 
-@pytest.mark.parametrize("user", ["kamishibai-server", "kamishibai-worker", "kamishibai-operator", "default"])
+@pytest.mark.parametrize("user", [*(f"kamishibai-{name}" for name in NAMES), "default"])
 @pytest.mark.parametrize("password", ["", "secret", "wrong"])
 def test_nobody_can_log_in_until_passwords_are_set(as_shipped, user, password):
     with pytest.raises(AuthenticationError):

@@ -19,9 +19,14 @@ from workers.processes import python_module
 from workers.supervisor import Part
 
 # By what their command lines hold. The arbiter is gunicorn's own process, which starts the servers.
-_OF_SUPERVISOR = {"redis.sock": "redis", "cli.main serve": "arbiter", "cli.main worker": "worker"}
+_OF_SUPERVISOR = {
+    "redis.sock": "redis",
+    "cli.main serve": "arbiter",
+    "cli.main worker": "worker",
+    "cli.main clerk": "clerk",
+}
 _OF_PARENT = {"arbiter": "server", "worker": "engine"}
-ROLES = ("supervisor", "redis", "arbiter", "server", "worker", "engine")
+ROLES = ("supervisor", "redis", "arbiter", "server", "worker", "engine", "clerk")
 
 
 class Product:
