@@ -147,30 +147,29 @@ class Enqueuer:
         self._script = connection.register_script(ENQUEUE)
 
     def enqueue(self, orders: Sequence[Order], limits: OrderLimits) -> list[Accepted | KamishibaiError]:
-        """What became of each order, all of one owner: Accepted, QueueFull, RateLimited, TooManyJobs or
-        IdempotencyConflict.
-
-        Raises BodyTooLarge for a request that no worker would read; then none is enqueued.
-        """
+        """What became of each order, all of one owner: Accepted, QueueFull, RateLimited, TooManyJobs,
+        IdempotencyConflict, or BodyTooLarge for a request that no worker would read."""
         if not orders:
             return []
         owner = keys.owner(orders[0].owner)
-        rows = [_row(order, owner) for order in orders]
         head = (owner, *astuple(limits), keys.OWNER_SECONDS, keys.IDEMPOTENCY_SECONDS)
+        packed = [pack(order.request) for order in orders]
+        rows = [_row(order, owner, data) for order, data in zip(orders, packed, strict=True) if isinstance(data, bytes)]
         answers: list[list[bytes]] = []
         for begin in range(0, len(rows), MOST_AT_ONCE):
             part = rows[begin : begin + MOST_AT_ONCE]
             answers += self._script(keys=[], args=[*head, *(value for row in part for value in row)])
-        return [_outcome(word, text.decode(), limits) for word, text in answers]
+        outcomes = (_outcome(word, text.decode(), limits) for word, text in answers)
+        return [next(outcomes) if isinstance(data, bytes) else data for data in packed]
 
 
-def _row(order: Order, owner: str) -> tuple[str | bytes | int, ...]:
+def _row(order: Order, owner: str, data: bytes) -> tuple[str | bytes | int, ...]:
     request, target = order.request, order.request.target
     repeats = order.idempotency
     return (
         order.job_id,
         order.queue,
-        pack(request),
+        data,
         order.meta.write(),
         request.work,
         f"{request.task} {target.model}@{target.version}",
@@ -182,11 +181,11 @@ def _row(order: Order, owner: str) -> tuple[str | bytes | int, ...]:
     )
 
 
-def pack(request: Request) -> bytes:
-    """The `data` field of RQ's job hash. Raises BodyTooLarge for a request that no worker would read."""
+def pack(request: Request) -> bytes | BodyTooLarge:
+    """The `data` field of RQ's job hash, unless no worker would read it."""
     data = json.dumps([JOB_FUNCTION, None, [request.model_dump(mode="json")], {}]).encode()
     if len(data) > MAX_DATA_BYTES:
-        raise BodyTooLarge(f"As a job the request has {len(data)} bytes, over {MAX_DATA_BYTES}; send less.")
+        return BodyTooLarge(f"As a job the request has {len(data)} bytes, over {MAX_DATA_BYTES}; send less.")
     return zlib.compress(data)
 
 

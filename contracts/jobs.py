@@ -65,6 +65,7 @@ class JobRecord:
     result: Result | None
     error: KamishibaiError | None
     queue: str
+    result_seconds: int  # how long it is kept after its end, unless it is shortened; 0: nobody knows
     meta: JobMeta
 
     @property
@@ -296,7 +297,7 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
-_FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "meta")
+_FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "result_ttl", "meta")
 
 
 def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
@@ -313,7 +314,7 @@ def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
 
 
 def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
-    status_of_rq, data, created_at, started_at, ended_at, origin, meta = fields
+    status_of_rq, data, created_at, started_at, ended_at, origin, lifetime, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
     request = request_of(data or b"")
     error = _error_of(result) if status == "failed" else None
@@ -327,6 +328,7 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
         result=_result_of(result, job_id, request) if status == "succeeded" else None,
         error=error,
         queue=(origin or b"").decode(errors="replace"),
+        result_seconds=int(lifetime) if lifetime and lifetime.isdigit() else 0,
         meta=JobMeta.read(meta),
     )
 

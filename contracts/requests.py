@@ -226,6 +226,9 @@ class CompletionBody(_Body, TextParameters):
     seed: Seed | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    cache: Annotated[
+        bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
+    ] = True
     user: str | None = None
     best_of: Count | None = None
     suffix: None = None
@@ -295,6 +298,9 @@ class ImageBody(_Body):
     seed: Seed | None = None
     response_format: PictureFormat = "b64_json"
     user: str | None = None
+    cache: Annotated[
+        bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
+    ] = True
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
     output_compression: Annotated[Literal[100], BeforeValidator(_refuse_truth)] = 100
@@ -313,6 +319,9 @@ class ClassifyBody(_Body):
     threshold: Annotated[float, Field(ge=0, le=1, description="Labels as likely as this apply.")] | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Scores of the k likeliest labels.")] | None = None
     truncate: Annotated[bool, Field(description="Read the beginning of a text that is too long.")] = True
+    cache: Annotated[
+        bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
+    ] = True
     user: str | None = None
 
     def texts(self) -> list[str]:

@@ -18,7 +18,7 @@ from itertools import chain, islice
 from redis import RedisError
 
 from contracts.enqueue import MOST_AT_ONCE, Accepted
-from contracts.errors import BodyTooLarge, KamishibaiError, NotFound
+from contracts.errors import KamishibaiError, NotFound
 from contracts.jobs import JobQueue, JobRecord
 from contracts.keys import owner as owner_name
 from contracts.logs import REQUESTS
@@ -253,12 +253,7 @@ class BatchRun:
             jobs_per_minute=record.jobs_per_minute,
             unfinished_jobs=record.unfinished_jobs,
         )
-        try:
-            return self._desk.jobs.enqueue(orders, limits)
-        except BodyTooLarge as error:  # and then none was enqueued
-            if len(orders) == 1:
-                return [error]
-            return [outcome for order in orders for outcome in self._enqueue([order], record)]
+        return self._desk.jobs.enqueue(orders, limits)
 
     def _stop(self, record: BatchRecord, why: Stop) -> None:
         """Answer every line that is left; jobs that still wait or run are cancelled."""

@@ -102,19 +102,34 @@ def longest_wait_seconds(here: Services) -> float:
     return here.settings.job_timeout_seconds + MARGIN_SECONDS
 
 
-def call(here: Services, request: Request, still_there: Callable[[], bool]) -> JobRecord:
+def call(here: Services, request: Request, still_there: Callable[[], bool], *, cache: bool = False) -> JobRecord:
     """Run a request and wait for its end. Raises what `call_all` raises."""
-    (record,) = call_all(here, [request], still_there)
+    (record,) = call_all(here, [request], still_there, cache=cache)
     return record
 
 
-def call_all(here: Services, requests: Sequence[Request], still_there: Callable[[], bool]) -> list[JobRecord]:
-    """Run requests and wait for the end of all. A client that leaves or waits too long takes its jobs with it, and so
-    does the first job that fails.
+def call_all(
+    here: Services, requests: Sequence[Request], still_there: Callable[[], bool], *, cache: bool = False
+) -> list[JobRecord]:
+    """The ended jobs of requests: those of equal ones from before, where the cache may be asked, and the others run.
 
-    Raises what `enqueue` raises, that job's error, JobCancelled, JobTimedOut, QueueUnavailable (a job is gone) and
-    redis.RedisError.
+    Raises what `enqueue` raises, the error of a job that failed, JobCancelled, JobTimedOut, QueueUnavailable (a job is
+    gone) and redis.RedisError.
     """
+    if not cache:
+        return _run_all(here, requests, still_there)
+    known = [here.results.find(request, caller().owner) for request in requests]
+    missing = [request for request, record in zip(requests, known, strict=True) if record is None]
+    g.cache = "miss" if len(missing) == len(requests) else "partial" if missing else "hit"
+    ran = _run_all(here, missing, still_there) if missing else []
+    for record in ran:
+        here.results.add(record)
+    rest = iter(ran)
+    return [record or next(rest) for record in known]
+
+
+def _run_all(here: Services, requests: Sequence[Request], still_there: Callable[[], bool]) -> list[JobRecord]:
+    """A client that leaves or waits too long takes its jobs with it, and so does the first job that fails."""
     job_ids = enqueue_calls(here, requests)
     timeout_seconds = longest_wait_seconds(here)
     try:

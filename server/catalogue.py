@@ -108,6 +108,13 @@ class Catalogue:
         ready = (each for each in self._announcements if each.ready)
         return [served.counters for each in ready for served in each.models if served.target == target]
 
+    def fingerprint(self, target: Target) -> str | None:
+        """The one that all ready workers have for it; None if they differ, or none is ready."""
+        self._refresh()
+        ready = (each for each in self._announcements if each.ready)
+        found = {served.fingerprint for each in ready for served in each.models if served.target == target}
+        return found.pop() or None if len(found) == 1 else None
+
     def _latest(self) -> dict[str, ServedModel]:
         return {name: served for name, served in self._served.items() if "@" not in name}
 

@@ -8,6 +8,7 @@ from contracts.enqueue import MOST_AT_ONCE
 from contracts.jobs import JobQueue, JobRecord, Status
 
 MOST_LISTED = 100
+DEFAULT_LISTED = 20
 MOST_LOOKED_AT = 512  # jobs, for one page: a filter may let few of them through
 
 

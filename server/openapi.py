@@ -31,7 +31,7 @@ from server import answers
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
 from server.batches import MOST_BATCHES_LISTED
 from server.files import MOST_FILES_LISTED
-from server.listing import MOST_LISTED
+from server.listing import DEFAULT_LISTED, MOST_LISTED
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
@@ -72,7 +72,7 @@ _LISTED: tuple[Json, ...] = (
     {
         "name": "limit",
         "in": "query",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": 20},
+        "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": DEFAULT_LISTED},
     },
     {"name": "after", "in": "query", "description": "The `last_id` of the page before.", "schema": {"type": "string"}},
     {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(get_args(Status))}},

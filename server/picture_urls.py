@@ -24,16 +24,15 @@ _SIGNATURE = re.compile("[0-9a-f]{64}")
 class PictureUrls:
     """Made and checked with one secret of all servers on a Redis, which is read at most once a second."""
 
-    def __init__(self, connection: Redis, result_seconds: int) -> None:
-        """`result_seconds` is how long a job's pictures are kept, and so how long its URLs are good."""
+    def __init__(self, connection: Redis) -> None:
         self._redis = connection
-        self._result_seconds = result_seconds
         self._secret: bytes | None = None
         self._read_at = float("-inf")  # monotonic seconds
 
     def of(self, record: JobRecord, count: int) -> list[str]:
-        """A URL for each picture of an ended job, under the host that the current request asked for."""
-        expires = str(int(record.ended_at or 0) + self._result_seconds)
+        """A URL for each picture of an ended job, good for as long as the job is kept, under the host that the current
+        request asked for."""
+        expires = str(int(record.ended_at or 0) + record.result_seconds)
         secret = self._current_secret() or self._new_secret()
         return [
             url_for(

@@ -22,6 +22,7 @@ from server.farewells import Farewells
 from server.files import FileStore
 from server.metrics import QueueCollector
 from server.picture_urls import PictureUrls
+from server.result_cache import ResultCache
 from server.shared_folder import Place
 from server.waiting import Waiting
 from server.webhook_addresses import WebhookAddresses
@@ -48,6 +49,7 @@ class Services:
     webhook_secrets: WebhookSecrets
     metrics: CollectorRegistry
     counters: RequestCounters
+    results: ResultCache
 
 
 def assemble(settings: Settings, connection: Redis, place: Place | None = None) -> Services:
@@ -68,13 +70,14 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         estimates=Estimates(jobs, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
-        picture_urls=PictureUrls(connection, settings.job_result_seconds),
+        picture_urls=PictureUrls(connection),
         files=FileStore(settings.files_folder, settings.file_seconds),
         batches=Batches(connection),
         webhook_addresses=WebhookAddresses(settings),
         webhook_secrets=WebhookSecrets(connection),
         metrics=metrics,
         counters=counters,
+        results=ResultCache(jobs, catalogue, counters, settings.result_cache_bytes),
     )
 
 

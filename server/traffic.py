@@ -28,6 +28,8 @@ def begin() -> None:
 def end(response: Response) -> Response:
     """The answer is ready; it is noted when its last byte has been handed over."""
     response.headers["x-request-id"] = g.request_id
+    if "cache" in g:
+        response.headers["x-kamishibai-cache"] = g.cache
     # NOTE: what is noted holds no response: one that is never read would end as garbage, collected anywhere.
     method, status, route = request.method, response.status_code, _route()
     level = logging.DEBUG if request.endpoint in PROBES else logging.INFO  # probes ask every few seconds

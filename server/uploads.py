@@ -94,6 +94,8 @@ class _Reader:
             if isinstance(event, File):
                 self._begin_file(event)
             elif isinstance(event, Field):
+                if not event.name:
+                    raise ValueError("a part without a name")
                 self._name, self._text = event.name or "", bytearray()  # a part need not have one
             elif isinstance(event, Data):
                 self._add(event)

@@ -26,7 +26,8 @@ def create_completion() -> ResponseReturnValue:
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
         return event_stream(CallStream(here, text_requests, client.presence(), include_usage=usage))
-    return completion_body(call_all(here, text_requests, client.presence()))
+    cache = body.cache and here.results.can_keep(text_requests[0], seed_given=body.seed is not None)
+    return completion_body(call_all(here, text_requests, client.presence(), cache=cache))
 
 
 @blueprint.post("/v1/chat/completions")

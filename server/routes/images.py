@@ -21,8 +21,10 @@ blueprint = Blueprint("images", __name__)
 def create_images() -> ResponseReturnValue:
     """Draw `n` pictures, as PNG files in base64 or by their URLs."""
     here = services()
-    image_request = here.admission.image(parse(ImageBody, decode(client.body(here.settings.slow_client_seconds))))
-    return result_body(call(here, image_request, client.presence()), here.jobs)
+    body = parse(ImageBody, decode(client.body(here.settings.slow_client_seconds)))
+    image_request = here.admission.image(body)
+    cache = body.cache and here.results.can_keep(image_request, seed_given=body.seed is not None)
+    return result_body(call(here, image_request, client.presence(), cache=cache), here.jobs)
 
 
 @blueprint.get("/v1/images/<job_id>/<index>.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import cast, get_args
+from typing import get_args
 
 from flask import Blueprint, g, request, url_for
 from flask.typing import ResponseReturnValue
@@ -13,12 +13,12 @@ from contracts.errors import InvalidRequest, KamishibaiError
 from contracts.jobs import JobRecord, Status, no_such_job
 from contracts.orders import MAX_IDEMPOTENCY_CHARACTERS, Idempotency
 from contracts.requests import BulkBody, JobBody
-from server import client
+from server import client, queries
 from server.access import caller
 from server.admission import decode, parse
 from server.bulk import enqueue_bulk
 from server.calls import enqueue, job_order
-from server.listing import MOST_LISTED, page_of_jobs
+from server.listing import DEFAULT_LISTED, MOST_LISTED, page_of_jobs
 from server.responses import bulk_body, event_stream, job_body, job_list_body
 from server.services import services
 from server.streaming import JobStream, offsets_of
@@ -39,9 +39,12 @@ def create_job() -> ResponseReturnValue:
     return job_body(here.jobs.confirm(accepted.job_id), here.jobs), 202, headers
 
 
-@blueprint.post("/v1/jobs/bulk")
+# Flask's own answer to OPTIONS would also name the methods of /v1/jobs/<job_id>, whose rule fits this path, too.
+@blueprint.route("/v1/jobs/bulk", methods=["POST", "OPTIONS"], provide_automatic_options=False)
 def create_jobs() -> ResponseReturnValue:
     """Put up to 1,000 requests on the queue. Each is judged by itself: it becomes a job or has an error."""
+    if request.method == "OPTIONS":
+        return "", 200, {"Allow": "OPTIONS, POST"}
     here = services()
     request.max_content_length = here.settings.max_bulk_bytes
     raw = client.body(here.settings.slow_client_seconds)
@@ -60,10 +63,10 @@ def list_jobs() -> ResponseReturnValue:
     page = page_of_jobs(
         here.jobs,
         caller().owner,
-        after=request.args.get("after"),
-        limit=_limit(),
-        status=_status(),
-        model=request.args.get("model"),
+        after=queries.text("after"),
+        limit=queries.count("limit", MOST_LISTED, DEFAULT_LISTED),
+        status=queries.word("status", get_args(Status)),
+        model=queries.text("model"),
     )
     return job_list_body(page)
 
@@ -134,25 +137,6 @@ def _idempotency(raw: bytes) -> Idempotency | None:
         key=hashlib.sha256(given.encode()).hexdigest(),
         digest=hashlib.sha256(request.path.encode() + b" " + raw).hexdigest(),
     )
-
-
-def _limit() -> int:
-    given = request.args.get("limit", "20")
-    if not given.isdecimal() or not 1 <= int(given[:9]) <= MOST_LISTED:
-        raise InvalidRequest(f"'limit' is {given[:40]!r}; give a number from 1 to {MOST_LISTED}", param="limit")
-    return int(given)
-
-
-def _status() -> Status | None:
-    given = request.args.get("status")
-    for known in get_args(Status):
-        if given == known:
-            return cast(Status, known)
-    if given is not None:
-        raise InvalidRequest(
-            f"'status' is {given[:40]!r}; choose one of: {', '.join(get_args(Status))}", param="status"
-        )
-    return None
 
 
 def _wait_seconds(most: float) -> float:

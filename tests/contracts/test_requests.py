@@ -38,7 +38,7 @@ IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
 @pytest.mark.parametrize(
     ("body", "field", "taken", "refused"),
     [
-        (CompletionBody, "prompt", ["a", "\n", "日本", [0, 5]], ["", 5, ["a"], [], [-1]]),
+        (CompletionBody, "prompt", ["a", "\n", "日本", [0, 5], ["a"], [[0], [5, 1]]], ["", 5, [""], [], [-1], [[]]]),
         (CompletionBody, "max_tokens", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 1.0, "1", True]),
         (CompletionBody, "temperature", [0, 0.0, 1, 100.0], [-0.1, 100.1, float("nan"), float("inf"), "1"]),
         (CompletionBody, "top_k", [0, 1, MAX_COUNT], [-1, MAX_COUNT + 1, 2**70, 0.5]),
@@ -61,7 +61,7 @@ IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
         (CompletionBody, "stream", [True, False], [1, "true"]),
         (ImageBody, "n", [1, 1000], [0, -1, 1.5, True]),
         (ImageBody, "seed", [0, MAX_SEED], [-1, MAX_SEED + 1]),
-        (ImageBody, "response_format", ["b64_json"], ["url", 1]),
+        (ImageBody, "response_format", ["b64_json", "url"], ["png", 1]),
         (ImageBody, "stream", [False], [True]),
         (
             ClassifyBody,

@@ -106,6 +106,24 @@ def test_a_revoked_key_stops_within_the_time_that_keys_are_kept(settings, worker
         time.sleep(0.02)
 
 
+def test_a_key_that_is_revoked_midway_ends_nothing_that_was_let_in_and_lets_nothing_more_in(
+    client, api_keys, worker, redis
+):
+    headers = bearer(api_keys.create("one", "infer"))
+    waiting = client.post("/v1/jobs", json=BODY, headers=headers).get_json()["id"]
+    stream = client.post(
+        "/v1/completions", json={"prompt": "a", "stream": True, "model": "tiny-text"}, headers=headers, buffered=False
+    )
+    pieces = stream.iter_encoded()
+    assert next(pieces).startswith(b":")
+    api_keys.revoke("one")
+    assert error_of(client.get(f"/v1/jobs/{waiting}", headers=headers)) == (401, "invalid_api_key")
+    for _ in range(2):
+        worker.finish(worker.take())
+    assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+    assert redis.hget(f"rq:job:{waiting}", "status") == b"finished", "what was accepted is done"
+
+
 def test_revoking_the_last_key_lets_nobody_in_and_forgetting_all_opens_again(client, api_keys):
     text = api_keys.create("one", "admin")
     api_keys.revoke("one")

@@ -73,6 +73,23 @@ def test_a_reader_goes_on_behind_the_last_event_it_saw_on_another_server(setting
     assert _text(list(_events(_open(other, job_id, seen)))[:-1]) == "hello world"[int(seen) :]
 
 
+@pytest.mark.parametrize("written", ["", "héllo ", "héllo wörld"], ids=["nothing", "some", "all"])
+def test_a_reader_that_resumes_at_every_offset_misses_nothing_and_sees_nothing_twice(client, submit, worker, written):
+    text = "héllo wörld ä"
+    for offset in [len(text[:end].encode()) for end in range(len(text) + 1)]:
+        job_id = submit()
+        worker.take()
+        worker.delta(job_id, 0, written, publish=False)
+        response = _open(client, job_id, str(offset))
+        events = _events(response)
+        seen = [next(events)] if offset < len(written.encode()) else []
+        worker.finish(job_id, text)
+        seen += events
+        assert _text(seen) == text.encode()[offset:].decode()
+        assert seen[-1] == (None, "[DONE]")
+        assert [int(event_id) for event_id, _ in seen if event_id][-1] == len(text.encode())
+
+
 def test_each_choice_has_an_offset_of_its_own(client, submit, worker):
     job_id = submit(n=2)
     worker.finish(worker.take(), "abc", "xyz")
