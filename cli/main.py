@@ -444,6 +444,69 @@ def prune(models: tuple[str, ...], keep: int, sure: bool, store: Path, redis_url
 
 
 @cli.group()
+def data() -> None:
+    """Clean other people's tables and texts, for training.
+
+    Records come out as JSON Lines or, where the name ends in .parquet, as Parquet; each says whether it is to train on
+    or to validate.
+    """
+
+
+TABLES = click.argument(
+    "tables", nargs=-1, required=True, metavar="TABLE...", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+RECORDS = click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File ending in .jsonl or .parquet.",
+)
+VALIDATION_SHARE = click.option(
+    "--validation-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Of the titles; a title is always in the same part.",
+)
+SPLIT_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Another one splits otherwise.")
+
+
+@data.command(name="anime")
+@TABLES
+@RECORDS
+@VALIDATION_SHARE
+@SPLIT_SEED
+def anime_(**options: Any) -> None:
+    """Synopses of CSV or TSV files with title, synopsis and genres, and how many rows each rule has dropped."""
+    from cli.data import clean_anime
+
+    clean_anime(**options)
+
+
+@data.command(name="movies")
+@TABLES
+@RECORDS
+@VALIDATION_SHARE
+@SPLIT_SEED
+@click.option("--any-language", is_flag=True, help="Keep plots that are not English.")
+def movies_(**options: Any) -> None:
+    """Plots of CSV or TSV files with title, plot and genres, listed in a cell or a column of 0 and 1 for each."""
+    from cli.data import clean_movies
+
+    clean_movies(**options)
+
+
+@data.command(name="text")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Text file.")
+def text_(**options: Any) -> None:
+    """One corpus of all .txt, .md, .html, .json and .jsonl files below FOLDER: texts, pages, exports of messages."""
+    from cli.data import gather_text
+
+    gather_text(**options)
+
+
+@cli.group()
 def keys() -> None:
     """Say who may ask a server: make, list and revoke API keys.
 
