@@ -10,7 +10,8 @@ from contracts.bundle import GRAPHS, WEIGHTS
 from contracts.errors import StoreError
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
-from models.runtimes.onnx import OnnxGpt2Backend, OnnxLstmBackend, multiplies_int8_exactly, open_session
+from models.runtimes.onnx import OnnxGpt2Backend, OnnxLstmBackend, multiplies_int8_exactly
+from models.runtimes.onnx_session import open_session
 from models.runtimes.pytorch import Gpt2Backend, LstmBackend
 
 pytest.importorskip("onnx")
