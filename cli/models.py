@@ -62,8 +62,12 @@ def show_model(root: Path, name: str) -> None:
         rows.append((variant.name, size, *parity_cells(variant.parity), *_verdict(variant)))
     print_table(rows)
     for variant in manifest.variants:
-        for fault in variant.parity.faults if variant.parity else ():
-            click.echo(f"{variant.name} is here by force: {fault}")
+        if variant.forced:
+            click.secho(
+                f"warning: {variant.name} is here by force and is served with --variant {variant.name} alone: "
+                + "; ".join(variant.faults),
+                fg="yellow",
+            )
     for left_out, reason in manifest.left_out.items():
         click.echo(f"{left_out} was left out: {reason}")
 

@@ -76,7 +76,18 @@ def test_a_forced_variant_is_shown_as_such(export, kamishibai, tmp_path, monkeyp
     shown = kamishibai("models", "--store", tmp_path / "store", "show", "tiny")
     (line,) = [line for line in shown.out.splitlines() if line.startswith("pytorch:bf16  ")]
     assert line.endswith("missed")
-    assert "pytorch:bf16 is here by force: its mean KL divergence is" in shown.out
+    warning = "warning: pytorch:bf16 is here by force and is served with --variant pytorch:bf16 alone: its mean KL"
+    assert shown.out.count(warning) == shown.out.count("warning") == 1
+
+
+def test_who_runs_a_forced_variant_here_is_warned(export, kamishibai, tmp_path, monkeypatch):
+    monkeypatch.setitem(parity.MOST_KL, "bf16", 1e-15)
+    export("--formats", "pytorch", "--force")
+    generate = ["generate", "tiny", "--prompt", "a", "--max-tokens", 3, "--seed", 1, "--store", tmp_path / "store"]
+    assert "warning" not in kamishibai(*generate).err
+    ended = kamishibai(*generate, "--variant", "pytorch:bf16")
+    assert ended.status == 0
+    assert "warning: pytorch:bf16 misses its bounds: its mean KL divergence is" in ended.err
 
 
 def test_a_models_variants_are_shown_with_what_was_measured(export, kamishibai, tmp_path):
