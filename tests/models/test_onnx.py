@@ -118,6 +118,28 @@ def test_rows_that_are_not_active_keep_their_state(load, read_prompts, generator
     assert torch.equal(found, expected[0])
 
 
+def test_a_copied_slot_goes_on_as_its_source_and_a_wiped_one_forgets_even_what_is_no_number(
+    load, read_prompts, generator
+):
+    backend = load(FP32)
+    (text,) = _texts(generator, [40])
+    read_prompts(backend, {1: text})
+    backend.copy(1, [0, 3], 0, 39)
+    logits = backend.decode([text[-1]] * 4, [39] * 4, [True] * 4).clone()
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[3], logits[1])
+    assert not torch.equal(logits[2], logits[1]), "that slot is another's"
+    parts = vars(backend).values()
+    held = [each for part in parts for each in (part.values() if isinstance(part, dict) else [part])]
+    memory = [tensor.fill_(torch.nan) for tensor in held if isinstance(tensor, torch.Tensor)]
+    for slot in range(backend.slots):
+        backend.wipe(slot)
+    assert memory
+    assert not any(tensor.isnan().any() for tensor in memory)
+    read_prompts(backend, {1: text})
+    assert torch.equal(backend.decode([0, text[-1]], [0, 39], [False, True])[1], logits[1])
+
+
 def test_slots_keep_to_the_memory_that_is_allowed(tmp_path):
     save_file(Gpt2(GPT2).state_dict(), tmp_path / WEIGHTS)
     write_onnx_gpt2(tmp_path, GPT2, "fp32")
