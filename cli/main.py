@@ -71,11 +71,20 @@ def VARIANTS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802
     return command
 
 
-def wishes(formats: list[Any], precisions: list[Any], force: bool) -> Any:
-    """What VARIANTS have been given as."""
-    from export.formats import Wishes
+TEXT = click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text that it was not trained on, to judge the variants by: their perplexity too.",
+)
 
-    return Wishes(frozenset(formats), frozenset(precisions), force=force, show_progress=True)
+
+def wishes(formats: list[Any], precisions: list[Any], force: bool, text: Path | None = None) -> Any:
+    """What VARIANTS and TEXT have been given as. Raises StoreError for a text that cannot be read."""
+    from export.formats import Wishes
+    from export.source import read_text
+
+    held_out = None if text is None else read_text(text)
+    return Wishes(frozenset(formats), frozenset(precisions), force=force, held_out=held_out, show_progress=True)
 
 
 def parse_memory(text: str) -> int:
@@ -216,6 +225,7 @@ def import_() -> None:
     help="The text it was trained on; its characters, in order of first appearance, are the vocabulary.",
 )
 @NAME
+@TEXT
 @VARIANTS
 @STORE
 def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) -> None:
@@ -235,6 +245,7 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) ->
     type=click.Choice(["sigmoid", "softmax"]),
     help="Of a classifier: any number of labels apply to a text, or one.  [default: what problem_type says]",
 )
+@TEXT
 @VARIANTS
 @STORE
 def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, **variants: Any) -> None:
@@ -281,6 +292,7 @@ def dcgan(file: Path, name: str, store: Path, **variants: Any) -> None:
 )
 @click.option("--lowercase/--keep-case", default=True, show_default=True, help="Whether prompts are lower-cased.")
 @NAME
+@TEXT
 @VARIANTS
 @STORE
 def word_lstm(
@@ -303,6 +315,7 @@ def word_lstm(
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @NAME
+@TEXT
 @VARIANTS
 @STORE
 def export(run: Path, name: str, store: Path, **variants: Any) -> None:
