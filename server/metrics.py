@@ -77,7 +77,7 @@ class QueueCollector(Collector):
         for outcome in ("delivered", "failed", "dropped"):
             webhooks.add_metric((outcome,), int(counts.get(outcome.encode(), 0)))
         yield webhooks
-        waiting, batches = cast(int, self._redis.zcard(keys.WEBHOOKS)), cast(int, self._redis.zcard(keys.OPEN_BATCHES))
+        waiting, batches = self._redis.zcard(keys.WEBHOOKS), self._redis.zcard(keys.OPEN_BATCHES)
         yield GaugeMetricFamily("kamishibai_webhooks_waiting", "Webhooks that are still to be sent.", value=waiting)
         yield GaugeMetricFamily("kamishibai_open_batches", "Batches that have not ended.", value=batches)
 

@@ -114,6 +114,12 @@ _FILE_FORM: Json = {
         },
     },
 }
+# What the id in an answer is good for: the parameter that takes it, and the operations.
+_LINKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "jobs.create_job": ("job_id", ("read_job", "stream_job", "delete_job")),
+    "files.create_file": ("file_id", ("read_file", "read_file_content", "delete_file")),
+    "batches.create_batch": ("batch_id", ("read_batch", "cancel_batch")),
+}
 _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -388,9 +394,10 @@ def _success(endpoint: str, operation: Operation, schemas: dict[Any, Json]) -> J
     response: Json = {"description": " ".join(told), "content": content}
     if operation.answer is answers.Job and operation.status == 202:
         response["headers"] = {"Location": {"description": "Where the job can be read.", "schema": {"type": "string"}}}
+    if links := _LINKS.get(endpoint):
+        parameter, names = links
         response["links"] = {
-            name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
-            for name in ("read_job", "stream_job", "delete_job")
+            name: {"operationId": name, "parameters": {parameter: "$response.body#/id"}} for name in names
         }
     return response
 

@@ -96,7 +96,7 @@ class _Reader:
             elif isinstance(event, Field):
                 if not event.name:
                     raise ValueError("a part without a name")
-                self._name, self._text = event.name or "", bytearray()  # a part need not have one
+                self._name, self._text = event.name, bytearray()
             elif isinstance(event, Data):
                 self._add(event)
 

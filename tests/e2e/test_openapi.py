@@ -38,6 +38,6 @@ def test_schemathesis_finds_no_failure_no_unknown_status_and_no_answer_of_anothe
     command = [sys.executable, "-P", "-c", RUN, "run", f"{product.url}/openapi.json", "--no-color", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout
-    document = product.get("/openapi.json")[1]
-    assert f"Tested: {sum(map(len, document['paths'].values()))}" in done.stdout
+    operations = sum(map(len, product.get("/openapi.json")[1]["paths"].values()))
+    assert f"Tested: {operations - 1}\n" in done.stdout, "all but the document itself"
     assert product.get("/readyz")[0] == 200

@@ -116,7 +116,19 @@ def test_a_list_has_pages_in_both_orders_and_of_one_purpose(client):
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=", "order=", "purpose=", "limit=0", "limit=x", "limit=10001", "limit=1&limit=1", "order=up", "purpose=fine-tune", "limit=٣"]
+    "query",
+    [
+        "limit=",
+        "order=",
+        "purpose=",
+        "limit=0",
+        "limit=x",
+        "limit=10001",
+        "limit=1&limit=1",
+        "order=up",
+        "purpose=fine-tune",
+        "limit=٣",
+    ],
 )
 def test_a_query_that_makes_no_sense_is_refused_by_name(client, query):
     assert error_of(client.get(f"/v1/files?{query}")) == (400, "invalid_value", query.split("=")[0])
