@@ -15,7 +15,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import tokenizers
 import torch
 
 from cli.models import PARITY_COLUMNS, parity_cells
-from contracts.bundle import Bundle, Variant
+from contracts.bundle import Bundle, Variant, variant_name
 from contracts.labels import Labels
 from contracts.store import Store
 from contracts.tokenizers import WordPieceTokenizer
@@ -33,6 +33,7 @@ from export.pt2 import load_pt2_classifier, load_pt2_images, load_pt2_text
 from export.run import export_run
 from models.bert import Bert, BertConfig
 from models.runtimes.load import load_classifier, load_images, load_text
+from models.runtimes.onnx import NOT_ON_CUDA
 from training import demo
 
 PAGE = Path(__file__).parents[1] / "docs" / "bundles.md"
@@ -138,14 +139,29 @@ def rows_of(bundle: Bundle, quick: bool) -> list[list[str]]:
 
 def refusals() -> list[list[str]]:
     """A line for each reason: which variants of which families cannot be for it."""
+    return by_reason(
+        (writer, kind.name, family)
+        for family, formats in FAMILIES.items()
+        for kind, writer in formats.writers.items()
+        if isinstance(writer, str)
+    )
+
+
+def refusals_on_gpus() -> list[list[str]]:
+    """The same for those that run on CPUs alone."""
+    return by_reason(
+        (reason, variant_name("onnx", precision), family) for (family, precision), reason in NOT_ON_CUDA.items()
+    )
+
+
+def by_reason(refused: Iterable[tuple[str, str, str]]) -> list[list[str]]:
+    """Reason, variant and family of each -> a line for each reason."""
     found: dict[str, dict[str, list[str]]] = {}
-    for family, formats in FAMILIES.items():
-        for kind, writer in formats.writers.items():
-            if isinstance(writer, str):
-                found.setdefault(writer, {}).setdefault(kind.name, []).append(family)
+    for reason, variant, family in refused:
+        found.setdefault(reason, {}).setdefault(variant, []).append(family)
     return [
-        [", ".join(f"{name} ({', '.join(families)})" for name, families in kinds.items()), reason]
-        for reason, kinds in found.items()
+        [", ".join(f"{variant} ({', '.join(families)})" for variant, families in variants.items()), reason]
+        for reason, variants in found.items()
     ]
 
 
@@ -170,7 +186,8 @@ def main() -> None:
         bundles.append(classifier_bundle(store, CLASSIFIER, wishes))
         rows = [row for bundle in bundles for row in rows_of(bundle, options.quick)]
     head = ["family", "variant", *(name.lower() for name in PARITY_COLUMNS), "invariant", "bounds", "MB", "speed"]
-    shown = table(head, rows) + "\n\n" + table(["cannot be", "because"], refusals())
+    refused = table(["cannot be", "because"], refusals()), table(["not on a GPU", "because"], refusals_on_gpus())
+    shown = "\n\n".join([table(head, rows), *refused])
     print(shown)
     if options.write:
         page = PAGE.read_text(encoding="utf-8")

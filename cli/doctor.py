@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import click
@@ -80,13 +81,11 @@ def _torch(_: Settings) -> Findings:
 
 def _onnx_runtime(_: Settings) -> Findings:
     """ONNX Runtime"""
-    here = {name: found for name in ("onnxruntime", "onnxruntime-gpu") if (found := _version(name))}
+    from models.runtimes.onnx_session import BOTH_BUILDS, installed_builds
+
+    here = installed_builds()
     if len(here) > 1:
-        yield Finding(
-            "fault",
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; uninstall both, then"
-            " install one: pip install 'kamishibai[cpu]' or 'kamishibai[gpu]'",
-        )
+        yield Finding("fault", BOTH_BUILDS)
         return
     if not here:
         yield Finding("note", "not installed; for its variants: pip install 'kamishibai[cpu]' or 'kamishibai[gpu]'")
@@ -99,10 +98,33 @@ def _onnx_runtime(_: Settings) -> Findings:
     yield Finding("ok", f"{name} {here[name]}: {', '.join(onnxruntime.get_available_providers())}")
     if not multiplies_int8_exactly():
         yield Finding("note", "int8 variants are not served here: they need a processor with VNNI")
-    if devices("auto") != ["cpu"] and name == "onnxruntime":
-        yield Finding("note", "this is the build for CPUs, and there is a GPU: pip install 'kamishibai[gpu]'")
+    gpus = [device for device in devices("auto") if device != "cpu"]
     if not _version("onnx"):
         yield Finding("note", "`export` writes no ONNX variants without the package onnx")
+    elif gpus and name == "onnxruntime-gpu":
+        yield _on_gpu(gpus[0])
+    if gpus and name == "onnxruntime":
+        yield Finding("note", "this is the build for CPUs, and there is a GPU: pip install 'kamishibai[gpu]'")
+
+
+def _on_gpu(device: str) -> Finding:
+    """Whether ONNX Runtime starts there: its list of providers is the same without the libraries that they need."""
+    import torch
+    from onnx import TensorProto
+
+    from export.onnx_graph import Graph
+    from models.runtimes.onnx_session import open_session
+
+    graph = Graph()
+    graph.node("Relu", [graph.input("x", TensorProto.FLOAT, [1])], "y")
+    graph.output("y", TensorProto.FLOAT, [1])
+    with TemporaryDirectory() as folder:
+        graph.save(Path(folder) / "doctor.onnx")
+        try:
+            open_session(Path(folder) / "doctor.onnx", 1, torch.device(device))
+        except StoreError as error:
+            return Finding("fault", str(error))
+    return Finding("ok", f"it runs graphs on {device}")
 
 
 def _redis(settings: Settings) -> Findings:

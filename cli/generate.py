@@ -49,9 +49,12 @@ def generate(model: str, store: Path, device: str, variant: str | None, seed: in
 
 
 def load(bundle: Bundle, device: str, variant: str | None = None) -> LocalModel:
-    """Raises StoreError, also for a device that is not here."""
+    """Warns of a variant that misses its bounds. Raises StoreError, also for a device that is not here."""
+    chosen = bundle.variant(variant or DEFAULT_VARIANT)
+    if chosen.forced:
+        click.secho(f"warning: {chosen.name} misses its bounds: {'; '.join(chosen.faults)}", fg="yellow", err=True)
     try:
-        return LocalModel(bundle, variant or DEFAULT_VARIANT, device)
+        return LocalModel(bundle, chosen.name, device)
     except (RuntimeError, AssertionError, EngineFailed) as error:  # a device that is not here or is full
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise StoreError(f"{bundle.manifest.name} cannot be run on {device}: {reason}; try --device cpu") from None

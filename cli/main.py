@@ -71,11 +71,20 @@ def VARIANTS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802
     return command
 
 
-def wishes(formats: list[Any], precisions: list[Any], force: bool) -> Any:
-    """What VARIANTS have been given as."""
-    from export.formats import Wishes
+TEXT = click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text that it was not trained on, to judge the variants by: their perplexity too.",
+)
 
-    return Wishes(frozenset(formats), frozenset(precisions), force=force, show_progress=True)
+
+def wishes(formats: list[Any], precisions: list[Any], force: bool, text: Path | None = None) -> Any:
+    """What VARIANTS and TEXT have been given as. Raises StoreError for a text that cannot be read."""
+    from export.formats import Wishes
+    from export.source import read_text
+
+    held_out = None if text is None else read_text(text)
+    return Wishes(frozenset(formats), frozenset(precisions), force=force, held_out=held_out, show_progress=True)
 
 
 def parse_memory(text: str) -> int:
@@ -216,6 +225,7 @@ def import_() -> None:
     help="The text it was trained on; its characters, in order of first appearance, are the vocabulary.",
 )
 @NAME
+@TEXT
 @VARIANTS
 @STORE
 def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) -> None:
@@ -235,6 +245,7 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) ->
     type=click.Choice(["sigmoid", "softmax"]),
     help="Of a classifier: any number of labels apply to a text, or one.  [default: what problem_type says]",
 )
+@TEXT
 @VARIANTS
 @STORE
 def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, **variants: Any) -> None:
@@ -281,6 +292,7 @@ def dcgan(file: Path, name: str, store: Path, **variants: Any) -> None:
 )
 @click.option("--lowercase/--keep-case", default=True, show_default=True, help="Whether prompts are lower-cased.")
 @NAME
+@TEXT
 @VARIANTS
 @STORE
 def word_lstm(
@@ -303,6 +315,7 @@ def word_lstm(
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @NAME
+@TEXT
 @VARIANTS
 @STORE
 def export(run: Path, name: str, store: Path, **variants: Any) -> None:
@@ -441,6 +454,69 @@ def prune(models: tuple[str, ...], keep: int, sure: bool, store: Path, redis_url
     from cli.versions import prune as prune_versions
 
     prune_versions(store, models, keep, sure, redis_url)
+
+
+@cli.group()
+def data() -> None:
+    """Clean other people's tables and texts, for training.
+
+    Records come out as JSON Lines or, where the name ends in .parquet, as Parquet; each says whether it is to train on
+    or to validate.
+    """
+
+
+TABLES = click.argument(
+    "tables", nargs=-1, required=True, metavar="TABLE...", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+RECORDS = click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File ending in .jsonl or .parquet.",
+)
+VALIDATION_SHARE = click.option(
+    "--validation-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Of the titles; a title is always in the same part.",
+)
+SPLIT_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Another one splits otherwise.")
+
+
+@data.command(name="anime")
+@TABLES
+@RECORDS
+@VALIDATION_SHARE
+@SPLIT_SEED
+def anime_(**options: Any) -> None:
+    """Synopses of CSV or TSV files with title, synopsis and genres, and how many rows each rule has dropped."""
+    from cli.data import clean_anime
+
+    clean_anime(**options)
+
+
+@data.command(name="movies")
+@TABLES
+@RECORDS
+@VALIDATION_SHARE
+@SPLIT_SEED
+@click.option("--any-language", is_flag=True, help="Keep plots that are not English.")
+def movies_(**options: Any) -> None:
+    """Plots of CSV or TSV files with title, plot and genres, listed in a cell or a column of 0 and 1 for each."""
+    from cli.data import clean_movies
+
+    clean_movies(**options)
+
+
+@data.command(name="text")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Text file.")
+def text_(**options: Any) -> None:
+    """One corpus of all .txt, .md, .html, .json and .jsonl files below FOLDER: texts, pages, exports of messages."""
+    from cli.data import gather_text
+
+    gather_text(**options)
 
 
 @cli.group()

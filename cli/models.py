@@ -61,9 +61,18 @@ def show_model(root: Path, name: str) -> None:
         size = f"{sum(manifest.files[file].bytes for file in variant.files) / 1e6:.1f} MB"
         rows.append((variant.name, size, *parity_cells(variant.parity), *_verdict(variant)))
     print_table(rows)
+    measured = [variant.parity for variant in manifest.variants if variant.parity]
+    if manifest.task == "text" and any(parity.perplexity_ratio is None for parity in measured):
+        click.echo(
+            "perplexity was not judged: export or import it again with --text FILE, a text that it was not trained on"
+        )
     for variant in manifest.variants:
-        for fault in variant.parity.faults if variant.parity else ():
-            click.echo(f"{variant.name} is here by force: {fault}")
+        if variant.forced:
+            click.secho(
+                f"warning: {variant.name} is here by force and is served with --variant {variant.name} alone: "
+                + "; ".join(variant.faults),
+                fg="yellow",
+            )
     for left_out, reason in manifest.left_out.items():
         click.echo(f"{left_out} was left out: {reason}")
 

@@ -55,7 +55,7 @@ def _engines(bundle: Bundle, device: str, left_out: dict[str, str]) -> Iterator[
     found = 0
     for variant in bundle.manifest.variants:
         if variant.forced:
-            left_out[variant.name] = "misses its bounds: " + "; ".join(variant.parity.faults if variant.parity else ())
+            left_out[variant.name] = "misses its bounds: " + "; ".join(variant.faults)
             continue
         try:
             loaded = load_model(bundle, variant.name, torch.device(device))

@@ -45,12 +45,15 @@ def roll_back(root: Path, model: str, version: int | None) -> None:
 def remove(root: Path, model: str, sure: bool, redis_url: str | None) -> None:
     """One version, or all of a model. Raises StoreError, also for one that still has jobs."""
     store = Store(root)
-    name, _ = split_name(model)
+    name, version = split_name(model)
     versions = [version for _, version in _chosen(store, (model,))]
+    if version is not None:
+        store.check_removable(name, version)
     _check_unused(store, name, versions, redis_url)
     shown = ", ".join(f"{name}@{version}" for version in versions)
     if not sure:
-        click.confirm(f"Remove {shown} from {root} for good?", abort=True)
+        nothing_left = f"; nothing of {name} is left then" if versions == store.versions(name) else ""
+        click.confirm(f"Remove {shown} from {root} for good{nothing_left}?", abort=True)
     latest = store.latest(name)
     for version in sorted(versions, key=lambda version: version == latest):  # the latest can only be the last one
         store.remove(name, version)

@@ -89,9 +89,14 @@ class Variant(_Frozen):
         return variant_name(self.format, self.precision)
 
     @property
+    def faults(self) -> tuple[str, ...]:
+        """Bounds that it misses."""
+        return self.parity.faults if self.parity else ()
+
+    @property
     def forced(self) -> bool:
         """Whether it misses a bound and is here only since somebody insisted; no choice of ours may fall on it."""
-        return self.parity is not None and bool(self.parity.faults)
+        return bool(self.faults)
 
 
 class Limits(_Frozen):

@@ -107,14 +107,21 @@ class Store:
         self._point(name, chosen, latest)
         return chosen
 
-    def remove(self, name: str, version: int) -> None:
-        """Remove a version for good. Raises StoreError for one that is not there, and for the latest while there are
-        others."""
+    def check_removable(self, name: str, version: int) -> None:
+        """Raises StoreError for a version that is not there, and for the latest while there are others."""
         versions = self.versions(name)
         if version not in versions:
             raise StoreError(_missing(self, name, version))
         if version == self.latest(name) and len(versions) > 1:
-            raise StoreError(f"{name}@{version} is the latest, which new requests run on; roll back first")
+            other = max((each for each in versions if each < version), default=versions[-1])
+            raise StoreError(
+                f"{name}@{version} is the latest, which new requests run on; let them run on another version first:"
+                f" kamishibai models rollback {name} --to {other}"
+            )
+
+    def remove(self, name: str, version: int) -> None:
+        """Remove a version for good. Raises StoreError as `check_removable` does."""
+        self.check_removable(name, version)
         removed = self.root / name / f"{_REMOVED}{version}"
         (self.root / name / str(version)).rename(removed)  # readers see all of it or nothing
         _sync(removed.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store
 from contracts.tokenizers import EncoderTokenizer, Tokenizer, vocabulary_faults
+from export import parity
 from export.formats import REFERENCE, Kind, Wishes, choose, write
 from export.parity import Judge
 from models.bert import BertConfig, RobertaConfig
@@ -47,6 +49,7 @@ class Draft:
 
     def _fill(self, folder: Path, wishes: Wishes) -> dict[str, Any]:
         kinds = choose(self.config, wishes, sum(weight.numel() for weight in self.weights.values()))
+        held_out = self._held_out_tokens(wishes)
         write_safetensors(self.weights, folder / WEIGHTS)
         if self.tokenizer is not None:
             self.tokenizer.write(folder / TOKENIZER)
@@ -58,33 +61,53 @@ class Draft:
             "tokenizer": self.tokenizer.kind if self.tokenizer else None,
             "variants": (reference,),
             "example": Example(prompt=self.example_prompt),
-            "provenance": self.provenance,
+            "provenance": self.provenance | _digest_of(wishes.held_out),
             "prompt_fields": self.prompt_fields,
             "labels": self.labels,
         }
         if len(kinds) > 1:
-            fields |= self._more_variants(folder, fields, kinds[1:], wishes)
+            fields |= self._more_variants(folder, fields, kinds[1:], wishes, held_out)
         return fields
 
     def _more_variants(
-        self, folder: Path, fields: dict[str, Any], kinds: tuple[Kind, ...], wishes: Wishes
+        self, folder: Path, fields: dict[str, Any], kinds: tuple[Kind, ...], wishes: Wishes, held_out: list[int]
     ) -> dict[str, Any]:
         """Writes and judges variants beside what lies in `folder`. One that misses a bound stays only if forced."""
         bundle = Bundle(folder, Manifest(name="in-the-making", version=1, files={}, **fields))
-        held_out = self.tokenizer.encode(self.held_out) if self.tokenizer and self.held_out else []
         judge = Judge(bundle, held_out, trained=self.trained, show_progress=wishes.show_progress)
         kept: list[Variant] = list(fields["variants"])
         left_out: dict[str, str] = {}
         for kind in kinds:
             files = write(folder, self.config, self.weights, kind)
             variant = Variant(format=kind.format, precision=kind.precision, files=files)
-            parity = judge.judge(variant)
-            if parity.faults and not wishes.force:
-                left_out[variant.name] = "; ".join(parity.faults)
+            measured = judge.judge(variant)
+            if measured.faults and not wishes.force:
+                left_out[variant.name] = "; ".join(measured.faults)
             else:
-                kept.append(variant.model_copy(update={"parity": parity}))
+                kept.append(variant.model_copy(update={"parity": measured}))
         _remove_unused(folder, kept)
         return {"variants": tuple(kept), "left_out": left_out}
+
+    def _held_out_tokens(self, wishes: Wishes) -> list[int]:
+        """What is judged by: the text that is wished for, or else the draft's own, which may be none or short.
+
+        Raises StoreError for a wish that cannot be had.
+        """
+        text = wishes.held_out if wishes.held_out is not None else self.held_out
+        if self.tokenizer is None or isinstance(self.config, BertConfig):
+            if wishes.held_out is not None:
+                raise StoreError("only a model that writes text is judged by a text; leave --text out")
+            return []
+        try:
+            tokens = self.tokenizer.encode(text or "")
+        except InvalidRequest as error:
+            raise StoreError(f"the model cannot read the text that it is to be judged by: {error}") from None
+        if wishes.held_out is not None and len(tokens) < parity.PROMPTS:
+            raise StoreError(
+                f"the text to judge by has {len(tokens)} tokens that the model knows; give at least {parity.PROMPTS},"
+                " better some thousands"
+            )
+        return tokens
 
     def _text_faults(self) -> list[str]:
         if isinstance(self.config, DcganConfig):
@@ -108,6 +131,10 @@ class Draft:
         outputs = self.config.labels if isinstance(self.config, BertConfig) else 0
         names = len(self.labels.names) if self.labels else 0
         return [] if names == outputs else [f"{names} labels are named, but the model has {outputs}"]
+
+
+def _digest_of(held_out: str | None) -> dict[str, str]:
+    return {} if held_out is None else {"held_out_sha256": hashlib.sha256(held_out.encode()).hexdigest()}
 
 
 def _identity(config: Config) -> dict[str, str]:

@@ -74,6 +74,7 @@ class Wishes:
     formats: frozenset[Format] = frozenset()
     precisions: frozenset[Precision] = frozenset()
     force: bool = False  # keep variants that miss a bound
+    held_out: str | None = None  # judge by this text, which the model was not trained on
     show_progress: bool = False
 
     @property

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle
-from contracts.errors import StoreError
-from contracts.files import read_small
 from contracts.run import HELD_OUT, RUN, RunDescription
 from contracts.store import Store
 from contracts.tokenizers import read_tokenizer
 from export.draft import Draft
 from export.formats import Wishes
-from export.source import Source, read_json
+from export.source import Source, read_json, read_text
 from models.weights import read_config, read_safetensors
 
 
@@ -39,16 +37,6 @@ def export_run(run: Path, store: Store, name: str, wishes: Wishes | None = None)
             "metrics": description.metrics,
         },
         trained=description.metrics.get("steps", 0) > 0,
-        held_out=_held_out(source) if kind else None,
+        held_out=read_text(source.file(HELD_OUT)) if kind and source.has(HELD_OUT) else None,
     )
     return draft.publish(store, name, wishes)
-
-
-def _held_out(source: Source) -> str | None:
-    if not source.has(HELD_OUT):
-        return None
-    path = source.file(HELD_OUT)
-    try:
-        return read_small(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{path} is not UTF-8 text: {error}") from None

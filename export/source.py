@@ -48,3 +48,13 @@ def read_json(model: type[Model], path: Path) -> Model:
         return model.model_validate_json(read_small(path))
     except ValidationError as error:
         raise StoreError(f"{path} cannot be used: {describe(error, limit=20)}") from None
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises StoreError for what is not UTF-8 or cannot be read."""
+    try:
+        return read_small(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not UTF-8 text: {error}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None

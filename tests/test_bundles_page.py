@@ -15,6 +15,7 @@ from export.draft import Draft
 from export.formats import FAMILIES, Wishes
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
+from models.runtimes.onnx import NOT_ON_CUDA
 
 PAGE = (Path(__file__).parents[1] / "docs" / "bundles.md").read_text(encoding="utf-8")
 SCRIPTS = dict(zip(("onnx", "torchscript"), re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), strict=True))
@@ -79,3 +80,13 @@ def test_every_variant_is_in_the_table_or_among_those_that_cannot_be():
                 assert family in named[1].split(", ")
             else:
                 assert ("bert" if family == "roberta" else family, kind.name) in measured, "RoBERTa is the same module"
+
+
+def test_every_variant_that_a_gpu_does_not_run_is_named_with_the_reason():
+    lines = PAGE.split("| not on a GPU | because |")[1].split("<!-- end")[0].splitlines()
+    named = {line.strip("| ").split(" | ")[1]: line for line in lines if "(" in line}
+    assert set(named) == set(NOT_ON_CUDA.values())
+    for (family, precision), reason in NOT_ON_CUDA.items():
+        listed = re.search(rf"onnx:{precision} \(([\w, ]+)\)", named[reason])
+        assert listed is not None
+        assert family in listed[1].split(", ")

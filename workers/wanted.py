@@ -101,7 +101,9 @@ class WantedModels:
         for variant, reason in self._choices(bundle):
             target = bundle.target(variant)
             if not self._is_refused(target):
-                self._tell((target.model, target.version), f"runs as {variant}: {reason}")
+                missed = _missed_bounds(bundle, variant)
+                level = logging.WARNING if missed else logging.INFO
+                self._tell((target.model, target.version), f"runs as {variant}: {reason}{missed}", level)
                 return target
         return None
 
@@ -123,10 +125,10 @@ class WantedModels:
     def _is_refused(self, target: Target) -> bool:
         return self._refused.get(target, 0.0) > time.monotonic()
 
-    def _tell(self, place: tuple[str, int], what: str) -> None:
+    def _tell(self, place: tuple[str, int], what: str, level: int = logging.INFO) -> None:
         """Once."""
         if self._told.get(place) != what:
-            log.info("%s@%d %s", *place, what)
+            log.log(level, "%s@%d %s", *place, what)
         self._told[place] = what
 
     def _newest_sound(self, name: str, version: int | None) -> tuple[Target, Bundle] | None:
@@ -175,3 +177,9 @@ class WantedModels:
                 pipe.llen(f"rq:queue:{name}")
             lengths = pipe.execute()
         return list(dict.fromkeys(target for (_, target), length in zip(found, lengths, strict=True) if length))
+
+
+def _missed_bounds(bundle: Bundle, variant: str) -> str:
+    """A clause about a variant that is in its bundle by force; nothing for others."""
+    faults = [fault for known in bundle.manifest.variants if known.name == variant for fault in known.faults]
+    return f", though it misses its bounds: {'; '.join(faults)}" if faults else ""

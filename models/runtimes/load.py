@@ -19,7 +19,7 @@ def load_text(bundle: Bundle, variant: Variant, device: torch.device, kv_bytes: 
         return pytorch.load_text(bundle, device, kv_bytes, DTYPES[variant.precision])
     if variant.format == "torchscript":
         return programs.load_text(bundle, variant, device, kv_bytes)
-    return onnx.load_text(bundle, variant, kv_bytes)
+    return onnx.load_text(bundle, variant, device, kv_bytes)
 
 
 def load_images(bundle: Bundle, variant: Variant, device: torch.device) -> ImageBackend:
@@ -29,7 +29,7 @@ def load_images(bundle: Bundle, variant: Variant, device: torch.device) -> Image
         return pytorch.load_images(bundle, device, DTYPES[variant.precision])
     if variant.format == "torchscript":
         return programs.load_images(bundle, variant, device)
-    return onnx.load_images(bundle, variant)
+    return onnx.load_images(bundle, variant, device)
 
 
 def load_classifier(bundle: Bundle, variant: Variant, device: torch.device) -> ClassifyBackend:
@@ -39,7 +39,7 @@ def load_classifier(bundle: Bundle, variant: Variant, device: torch.device) -> C
         return pytorch.load_classifier(bundle, device, DTYPES[variant.precision])
     if variant.format == "torchscript":
         return programs.load_classifier(bundle, variant, device)
-    return onnx.load_classifier(bundle, variant)
+    return onnx.load_classifier(bundle, variant, device)
 
 
 def _check(bundle: Bundle, variant: Variant, device: torch.device) -> None:
@@ -48,7 +48,5 @@ def _check(bundle: Bundle, variant: Variant, device: torch.device) -> None:
             f"{bundle.path}: variant {variant.name} is there to be taken elsewhere and is not served, since PyTorch's "
             f"loader falls back to pickle; serve pytorch:{variant.precision}, which computes the same"
         )
-    if variant.format == "onnx" and device.type != "cpu":
-        raise StoreError(f"{bundle.path}: variant {variant.name} runs on a CPU, not on {device}")
     if variant.format == "pytorch" and variant.precision not in DTYPES:
         raise StoreError(f"{bundle.path}: PyTorch does not run {variant.precision}; serve pytorch:fp32")

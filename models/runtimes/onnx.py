@@ -1,9 +1,10 @@
-"""The ONNX Runtime: graphs that `export/` made, on a CPU."""
+"""The ONNX Runtime: graphs that `export/` made, on a CPU or an NVIDIA GPU."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from contracts.bundle import GRAPHS, Bundle, Variant
+from contracts.bundle import GRAPHS, Bundle, Family, Precision, Variant
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
 from models.bert import BertConfig
@@ -29,48 +30,73 @@ from models.runtimes import (
     TextBackend,
     pad_texts,
 )
-from models.runtimes.pytorch import WindowedLstmBackend
+from models.runtimes.onnx_session import CPU, Call, Session
+from models.runtimes.pytorch import GPU_BATCH_TOKENS, WindowedLstmBackend
 from models.weights import read_config
 
 WIDE_LAYER = 256
 BATCH_TOKENS = 256  # of texts that are classified together; more bring nothing (docs/log.md)
-# How long threads wait for each other without sleeping: on quiet cores a step gets a fifth faster, on cores that others
-# use a quarter slower; longer gains no more and costs more (docs/log.md).
-SPIN_MICROSECONDS = 50
+MOST_CALLS = 128  # of different shapes that stay bound: binding a call anew takes as long as a small model's step
 
-Floats = NDArray[np.float32]
+_INT8_PRODUCTS = "ONNX Runtime has no CUDA operator for products with a scale per row (MatMulIntegerToFloat)"
+# What a CPU runs and a GPU does not; ONNX Runtime would run these parts on the CPU, and copy for it in every call.
+NOT_ON_CUDA: dict[tuple[Family, Precision], str] = {
+    ("lstm", "int8"): f"{_INT8_PRODUCTS}; use onnx:fp32 there",
+    ("gpt2", "fp32"): "ONNX Runtime's CUDA operator for attention over a cache that is written in place "
+    "(GroupQueryAttention) knows fp16 and bf16 alone; use onnx:fp16 there",
+    ("gpt2", "int8"): f"{_INT8_PRODUCTS}, nor one for attention (GroupQueryAttention) in fp32; use onnx:fp16 there",
+    ("dcgan", "int8"): "ONNX Runtime makes int32 of the biases, for which it has no CUDA operator (DequantizeLinear), "
+    "and computes in fp32 anyway; use onnx:fp16 there",
+    ("bert", "int8"): f"{_INT8_PRODUCTS}; use onnx:fp32 there",
+    ("roberta", "int8"): f"{_INT8_PRODUCTS}; use onnx:fp32 there",
+}
 
 
-def load_text(bundle: Bundle, variant: Variant, kv_bytes: int = DEFAULT_KV_BYTES) -> TextBackend:
+def load_text(
+    bundle: Bundle, variant: Variant, device: torch.device = CPU, kv_bytes: int = DEFAULT_KV_BYTES
+) -> TextBackend:
     """A text bundle's backend, its KV cache at most `kv_bytes` large.
 
-    Raises StoreError where ONNX Runtime is missing or refuses the graph, or the processor cannot compute it exactly.
+    Raises StoreError where ONNX Runtime is missing or refuses the graph, or the device cannot compute it exactly.
     """
+    check_device(bundle, variant, device)
     if variant.precision == "int8" and not multiplies_int8_exactly():
         raise StoreError(f"{bundle.path}: variant {variant.name} needs a processor with VNNI; use onnx:fp32")
     config = read_config(bundle.manifest.family, bundle.manifest.config)
     graph = bundle.path / GRAPHS[variant.precision]
     if isinstance(config, Gpt2Config):
-        return OnnxGpt2Backend(graph, config, kv_bytes)
+        return OnnxGpt2Backend(graph, config, kv_bytes, device)
     if isinstance(config, LstmConfig):
-        return OnnxLstmBackend(graph, config) if config.window is None else OnnxWindowedLstmBackend(graph, config)
+        backend = OnnxLstmBackend if config.window is None else OnnxWindowedLstmBackend
+        return backend(graph, config, device=device)
     raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and writes no text")
 
 
-def load_classifier(bundle: Bundle, variant: Variant) -> ClassifyBackend:
+def load_classifier(bundle: Bundle, variant: Variant, device: torch.device = CPU) -> ClassifyBackend:
     """A classifier bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    check_device(bundle, variant, device)
     config = read_config(bundle.manifest.family, bundle.manifest.config)
     if not isinstance(config, BertConfig):
         raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and classifies no texts")
-    return OnnxBertBackend(bundle.path / GRAPHS[variant.precision], config)
+    return OnnxBertBackend(bundle.path / GRAPHS[variant.precision], config, device)
 
 
-def load_images(bundle: Bundle, variant: Variant) -> ImageBackend:
+def load_images(bundle: Bundle, variant: Variant, device: torch.device = CPU) -> ImageBackend:
     """An image bundle's backend. Raises StoreError where ONNX Runtime is missing or refuses the graph."""
+    check_device(bundle, variant, device)
     config = read_config(bundle.manifest.family, bundle.manifest.config)
     if not isinstance(config, DcganConfig):
         raise StoreError(f"{bundle.path} writes text and draws no pictures")
-    return OnnxDcganBackend(bundle.path / GRAPHS[variant.precision], config)
+    return OnnxDcganBackend(bundle.path / GRAPHS[variant.precision], config, device)
+
+
+def check_device(bundle: Bundle, variant: Variant, device: torch.device) -> None:
+    """Raises StoreError for a device on which ONNX Runtime does not run this variant, with the reason."""
+    if device.type not in {"cpu", "cuda"}:
+        raise StoreError(f"{bundle.path}: variant {variant.name} runs on a CPU or an NVIDIA GPU, not on {device}")
+    reason = NOT_ON_CUDA.get((bundle.manifest.family, variant.precision))
+    if device.type == "cuda" and reason:
+        raise StoreError(f"{bundle.path}: variant {variant.name} does not run on {device}: {reason}")
 
 
 def multiplies_int8_exactly() -> bool:
@@ -79,35 +105,11 @@ def multiplies_int8_exactly() -> bool:
     return platform.machine() not in {"x86_64", "AMD64"} or not cpus.exists() or "vnni" in cpus.read_text()
 
 
-def open_session(graph: Path, threads: int) -> Any:
-    """An onnxruntime.InferenceSession. Raises StoreError where the library is missing or refuses the graph."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise StoreError("ONNX variants need ONNX Runtime; install it with: pip install 'kamishibai[cpu]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no base of their own
-        raise StoreError(f"{graph} cannot be run: {error}") from None
-
-
-def _input_dtype(session: Any, name: str) -> np.dtype[Any]:
-    """The floating-point type of an input."""
-    types = {known.name: known.type for known in session.get_inputs()}
-    return np.dtype(np.float16 if types[name] == "tensor(float16)" else np.float32)
-
-
-def bind(session: Any, inputs: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> Any:
-    """Ties a graph's inputs and outputs to arrays, which the caller must keep. Returns an onnxruntime.IOBinding."""
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-    for name, array in outputs.items():
-        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-    return binding
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a CPU from the system, not yet in memory: a slot costs nothing until it is written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, np.float16 if dtype == torch.float16 else np.float32))
 
 
 class OnnxGpt2Backend:
@@ -115,11 +117,13 @@ class OnnxGpt2Backend:
 
     smallest_rows = 1
 
-    def __init__(self, graph: Path, config: Gpt2Config, kv_bytes: int = DEFAULT_KV_BYTES) -> None:
+    def __init__(
+        self, graph: Path, config: Gpt2Config, kv_bytes: int = DEFAULT_KV_BYTES, device: torch.device = CPU
+    ) -> None:
         self.threads = MACHINE_THREADS
-        self._session = open_session(graph, self.threads)
-        dtype = _input_dtype(self._session, "past_keys.0")
-        slot_bytes = KvCache.bytes_per_slot(config, torch.float16 if dtype == np.float16 else torch.float32)
+        self._session = Session(graph, self.threads, device)
+        dtype = self._session.dtype("past_keys.0")
+        slot_bytes = KvCache.bytes_per_slot(config, dtype)
         self.slots = min(MOST_SLOTS, kv_bytes // slot_bytes)
         if not self.slots:
             raise StoreError(
@@ -127,10 +131,9 @@ class OnnxGpt2Backend:
             )
         self.vocabulary_size = config.vocabulary_size
         self._config = config
-        # Zeros from the system, not yet in memory: a slot costs nothing until it is written.
         shape = (config.layers, self.slots, config.heads, config.context_tokens, config.width // config.heads)
-        self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        self._steps: dict[int, _Call] = {}  # by rows
+        self._keys, self._values = _zeros(shape, dtype, device), _zeros(shape, dtype, device)
+        self._call = lru_cache(MOST_CALLS)(self._bind)
 
     def reset(self, slot: int) -> None:
         """Nothing to do: positions beyond a slot's length are not attended to, and written before they are read."""
@@ -141,17 +144,19 @@ class OnnxGpt2Backend:
 
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         for cache in (self._keys, self._values):
-            cache[:, targets, :, begin:end] = cache[:, source, None, :, begin:end]
+            for target in targets:  # one after the other: an index of several is no plain copy and takes twice as long
+                cache[:, target, :, begin:end] = cache[:, source, :, begin:end]
 
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Chunk by chunk, each padded to the full width: one shape per place in a prompt."""
         logits: list[Tensor | None] = []
         for chunk in chunks:
             width = min(PREFILL_CHUNK, self._config.context_tokens - chunk.start)
-            call = self._bind(slice(chunk.slot, chunk.slot + 1), width, wanted=width if chunk.scored else 0)
-            call.tokens[0, : len(chunk.tokens)] = chunk.tokens
-            call.run(np.arange(chunk.start, chunk.start + width)[None])
-            logits.append(torch.from_numpy(call.logits[: len(chunk.tokens)]) if chunk.scored else None)
+            # Logits of prompts are large and rarely wanted, so calls that write them are not kept.
+            call = (self._bind if chunk.scored else self._call)(chunk.slot, 1, width, width if chunk.scored else 0)
+            call.given["tokens"][:] = chunk.tokens + [0] * (width - len(chunk.tokens))
+            call.run_at(np.arange(chunk.start, chunk.start + width)[None])
+            logits.append(call.logits[: len(chunk.tokens)] if chunk.scored else None)
         return logits
 
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
@@ -160,17 +165,45 @@ class OnnxGpt2Backend:
         The logits lie in memory that the next call with as many rows overwrites.
         """
         torch.set_num_threads(1)  # the sampler's threads would fight with this runtime's
-        rows = len(tokens)
-        if rows not in self._steps:
-            self._steps[rows] = self._bind(slice(0, rows), 1, wanted=rows)
-        step = self._steps[rows]
-        step.tokens[:, 0] = tokens
-        step.run(np.asarray(positions)[:, None])
-        return torch.from_numpy(step.logits)
+        step = self._call(0, len(tokens), 1, len(tokens))
+        step.given["tokens"][:, 0] = tokens
+        step.run_at(np.asarray(positions)[:, None])
+        return step.logits
 
-    def _bind(self, slots: slice, width: int, wanted: int) -> _Call:
-        logits = np.empty((wanted, self._config.vocabulary_size), np.float32)
-        return _Call(self._session, self._keys[:, slots], self._values[:, slots], width, logits)
+    def _bind(self, slot: int, rows: int, width: int, wanted: int) -> _Gpt2Call:
+        """Calls over so many slots from one on, and so many tokens in each."""
+        keys, values = (cache[:, slot : slot + rows] for cache in (self._keys, self._values))
+        logits = torch.empty(wanted, self._config.vocabulary_size, device=self._session.device)
+        return _Gpt2Call(self._session, keys, values, width, logits)
+
+
+class _Gpt2Call(Call):
+    """Keys and values (layers, rows, H, C, D) are read and written where they lie; logits (rows or 0, V)."""
+
+    def __init__(self, session: Session, keys: Tensor, values: Tensor, width: int, logits: Tensor) -> None:
+        self.logits = logits
+        rows = keys.shape[1]
+        given: dict[str, NDArray[Any]] = {
+            "tokens": np.zeros((rows, width), np.int64),
+            "positions": np.zeros((rows, width), np.int64),
+            "last": np.zeros(rows, np.int32),
+            "total": np.zeros(1, np.int32),
+        }
+        cache = {
+            f"{part}.{layer}": tensor[layer]
+            for part, tensor in (("keys", keys), ("values", values))
+            for layer in range(len(tensor))
+        }
+        kept = {f"past_{name}": tensor for name, tensor in cache.items()}
+        kept["wanted"] = torch.arange(len(logits), device=session.device)
+        super().__init__(session, given, kept, {"logits": logits, **cache})
+
+    def run_at(self, positions: NDArray[np.int64]) -> None:
+        """One call at these positions (rows, width)."""
+        self.given["positions"][:] = positions
+        self.given["last"][:] = positions[:, -1]
+        self.given["total"][0] = positions.max() + 1
+        self.run()
 
 
 def _lstm_threads(config: LstmConfig) -> int:
@@ -183,75 +216,73 @@ class OnnxLstmBackend:
 
     smallest_rows = 1
 
-    def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS) -> None:
+    def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS, device: torch.device = CPU) -> None:
         self.slots = slots
         self.vocabulary_size = config.vocabulary_size
         self.threads = _lstm_threads(config)
-        self._session = open_session(graph, self.threads)
-        self._state = {
-            f"{part}.{layer}": np.zeros((slots, size), np.float32)
-            for layer, size in enumerate(config.layers)
-            for part in "hc"
+        self._session = Session(graph, self.threads, device)
+        # h and c of all layers of one size, (parts, slots, size): what is done to a slot is one operation for them.
+        self._blocks = {
+            size: torch.zeros(2 * config.layers.count(size), slots, size, device=device) for size in config.layers
         }
-        self._steps: dict[int, _Advance] = {}  # by rows
+        unused = {size: iter(block) for size, block in self._blocks.items()}
+        self._state = {
+            f"{part}.{layer}": next(unused[size]) for layer, size in enumerate(config.layers) for part in "hc"
+        }
+        self._call = lru_cache(MOST_CALLS)(self._bind)
 
     def reset(self, slot: int) -> None:
-        for array in self._state.values():
-            array[slot] = 0
+        for block in self._blocks.values():
+            block[:, slot] = 0
 
     wipe = reset
 
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
-        for array in self._state.values():
-            array[targets] = array[source]
+        for block in self._blocks.values():
+            block[:, targets] = block[:, source, None]
 
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """All chunks together; the other rows keep their state."""
         rows, longest = max(chunk.slot for chunk in chunks) + 1, max(len(chunk.tokens) for chunk in chunks)
         wanted = rows * longest if any(chunk.scored for chunk in chunks) else 0
-        call = self._bind(rows, longest, wanted)
+        call = (self._bind if wanted else self._call)(rows, longest, wanted)
+        call.given["active"][:] = False
         for chunk in chunks:
-            call.tokens[chunk.slot, : len(chunk.tokens)] = chunk.tokens
-            call.active[chunk.slot, : len(chunk.tokens)] = True
+            call.given["tokens"][chunk.slot, : len(chunk.tokens)] = chunk.tokens
+            call.given["active"][chunk.slot, : len(chunk.tokens)] = True
         call.run()
-        logits = torch.from_numpy(call.logits).view(rows, wanted // rows, self.vocabulary_size)
+        logits = call.logits.view(rows, wanted // rows, self.vocabulary_size)
         return [logits[chunk.slot, : len(chunk.tokens)] if chunk.scored else None for chunk in chunks]
 
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """The logits lie in memory that the next call with as many rows overwrites."""
         torch.set_num_threads(1)  # the sampler's threads would fight with this runtime's
-        rows = len(tokens)
-        if rows not in self._steps:
-            self._steps[rows] = self._bind(rows, time=1, wanted=rows)
-        step = self._steps[rows]
-        step.tokens[:, 0], step.active[:, 0] = tokens, active
+        step = self._call(len(tokens), 1, len(tokens))
+        step.given["tokens"][:, 0], step.given["active"][:, 0] = tokens, active
         step.run()
-        return torch.from_numpy(step.logits)
+        return step.logits
 
-    def _bind(self, rows: int, time: int, wanted: int) -> _Advance:
-        state = {name: array[:rows] for name, array in self._state.items()}
-        return _Advance(self._session, state, (rows, time), np.arange(wanted), self.vocabulary_size)
+    def _bind(self, rows: int, time: int, wanted: int) -> _LstmCall:
+        state = {name: part[:rows] for name, part in self._state.items()}
+        given = {"tokens": np.zeros((rows, time), np.int64), "active": np.zeros((rows, time), np.bool_)}
+        kept = {"wanted": torch.arange(wanted, device=self._session.device)}
+        return _LstmCall(self._session, given, kept, state, self.vocabulary_size)
 
 
-class OnnxBertBackend:
-    """Texts are padded to their length bucket, and their number to a power of two: few shapes, all of them probed."""
+class _LstmCall(Call):
+    """Tokens and `active` (rows, time), `wanted` (wanted,); the state is written where it lies; logits (wanted, V)."""
 
-    def __init__(self, graph: Path, config: BertConfig) -> None:
-        self.vocabulary_size = config.vocabulary_size
-        self.context_tokens = config.context_tokens
-        self.labels = config.labels
-        self.batch_tokens = BATCH_TOKENS
-        self.threads = 1 if config.width < WIDE_LAYER else MACHINE_THREADS
-        self._config = config
-        self._session = open_session(graph, self.threads)
-
-    def classify(self, texts: list[list[int]]) -> Tensor:
-        tokens, lengths = pad_texts(texts)
-        behind = torch.arange(tokens.shape[1]) >= lengths[:, None]  # (rows, T)
-        mask = torch.zeros(behind.shape).masked_fill(behind, -torch.inf)[:, None, None]
-        inputs = {"tokens": tokens, "positions": self._config.positions(tokens), "mask": mask}
-        (logits,) = self._session.run(["logits"], {name: array.numpy() for name, array in inputs.items()})
-        return torch.from_numpy(logits)[: len(texts)]
+    def __init__(
+        self,
+        session: Session,
+        given: dict[str, NDArray[Any]],
+        kept: dict[str, Tensor],
+        state: dict[str, Tensor],
+        vocabulary_size: int,
+    ) -> None:
+        self.logits = torch.empty(len(kept["wanted"]), vocabulary_size, device=session.device)
+        past = {f"past_{name}": part for name, part in state.items()}
+        super().__init__(session, given, kept | past, {"logits": self.logits, **state})
 
 
 class OnnxWindowedLstmBackend(WindowedLstmBackend):
@@ -259,107 +290,94 @@ class OnnxWindowedLstmBackend(WindowedLstmBackend):
 
     smallest_rows = 1
 
-    def __init__(self, graph: Path, config: LstmConfig) -> None:
-        super().__init__(_WindowProgram(graph, config), torch.device("cpu"))
+    def __init__(self, graph: Path, config: LstmConfig, device: torch.device = CPU) -> None:
+        super().__init__(_WindowProgram(graph, config, device), device)
         self.threads = _lstm_threads(config)
 
 
 class _WindowProgram:
     """A graph with the calls of `LstmLanguageModel` that the backend of windows uses."""
 
-    def __init__(self, graph: Path, config: LstmConfig) -> None:
+    def __init__(self, graph: Path, config: LstmConfig, device: torch.device) -> None:
         self.config = config
-        self._session = open_session(graph, _lstm_threads(config))
+        self._session = Session(graph, _lstm_threads(config), device)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """None that PyTorch's threads would work on."""
         return iter(())
 
     def zero_state(self, rows: int) -> State:
-        return [(torch.zeros(rows, size), torch.zeros(rows, size)) for size in self.config.layers]
+        device = self._session.device
+        return [
+            (torch.zeros(rows, size, device=device), torch.zeros(rows, size, device=device))
+            for size in self.config.layers
+        ]
 
     def advance(self, tokens: Tensor, active: Tensor, wanted: Tensor, state: State) -> tuple[Tensor, State]:
         """As `LstmLanguageModel.advance`; the state is written in place."""
-        arrays = {
-            f"{part}.{layer}": tensor.numpy()
+        parts = {
+            f"{part}.{layer}": tensor
             for layer, pair in enumerate(state)
             for part, tensor in zip("hc", pair, strict=True)
         }
-        rows, time = tokens.shape
-        call = _Advance(self._session, arrays, (rows, time), wanted.numpy(), self.config.vocabulary_size)
-        call.tokens[:], call.active[:] = tokens.numpy(), active.numpy()
+        kept = {"tokens": tokens, "active": active.to(tokens.device), "wanted": wanted}
+        call = _LstmCall(self._session, {}, kept, parts, self.config.vocabulary_size)
         call.run()
-        return torch.from_numpy(call.logits), state
+        return call.logits, state
 
 
-class _Advance:
-    """LSTM calls of one shape, bound once: fill `tokens` and `active` (rows, time), run, read `logits` (wanted, V)."""
+class OnnxBertBackend:
+    """Texts are padded to their length bucket, and their number to a power of two: few shapes, all of them probed."""
 
-    def __init__(
-        self,
-        session: Any,
-        state: dict[str, Floats],
-        shape: tuple[int, int],
-        wanted: NDArray[np.int64],
-        vocabulary_size: int,
-    ) -> None:
-        self.tokens = np.zeros(shape, np.int64)
-        self.active = np.zeros(shape, np.bool_)
-        self.logits = np.empty((len(wanted), vocabulary_size), np.float32)
-        self._wanted = wanted
-        inputs: dict[str, NDArray[Any]] = {"tokens": self.tokens, "active": self.active, "wanted": self._wanted}
-        self._session = session
-        self._binding = bind(
-            session, inputs | {f"past_{name}": part for name, part in state.items()}, {"logits": self.logits, **state}
-        )
+    def __init__(self, graph: Path, config: BertConfig, device: torch.device = CPU) -> None:
+        self.vocabulary_size = config.vocabulary_size
+        self.context_tokens = config.context_tokens
+        self.labels = config.labels
+        self.batch_tokens = BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+        self.threads = 1 if config.width < WIDE_LAYER else MACHINE_THREADS
+        self._config = config
+        self._session = Session(graph, self.threads, device)
+        self._call = lru_cache(MOST_CALLS)(self._bind)
 
-    def run(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+    def classify(self, texts: list[list[int]]) -> Tensor:
+        tokens, lengths = pad_texts(texts)
+        call = self._call(*tokens.shape)
+        call.given["tokens"][:] = tokens.numpy()
+        call.given["positions"][:] = self._config.positions(tokens).numpy()
+        behind = torch.arange(tokens.shape[1]) >= lengths[:, None]  # (rows, T)
+        call.given["mask"][:, 0, 0] = np.where(behind.numpy(), -np.inf, 0)
+        call.run()
+        return call.outputs["logits"][: len(texts)].to("cpu", copy=True)
+
+    def _bind(self, rows: int, width: int) -> Call:
+        given: dict[str, NDArray[Any]] = {
+            "tokens": np.zeros((rows, width), np.int64),
+            "positions": np.zeros((rows, width), np.int64),
+            "mask": np.zeros((rows, 1, 1, width), np.float32),
+        }
+        return Call(self._session, given, {}, {"logits": torch.empty(rows, self.labels, device=self._session.device)})
 
 
 class OnnxDcganBackend:
-    def __init__(self, graph: Path, config: DcganConfig) -> None:
+    def __init__(self, graph: Path, config: DcganConfig, device: torch.device = CPU) -> None:
         self.latent = config.latent
         self.threads = MACHINE_THREADS
-        self._session = open_session(graph, self.threads)
-        self._dtype = _input_dtype(self._session, "latents")
+        self._shape = (config.channels, config.size, config.size)
+        self._session = Session(graph, self.threads, device)
+        self._call = lru_cache(MOST_CALLS)(self._bind)
 
     def paint(self, latents: Tensor) -> Tensor:
-        (pictures,) = self._session.run(None, {"latents": latents[:, :, None, None].numpy().astype(self._dtype)})
-        return torch.from_numpy(pictures)
+        """The pictures lie in memory that the next call with as many overwrites."""
+        call = self._call(len(latents))
+        call.given["latents"][:, :, 0, 0] = latents.numpy()
+        call.run()
+        return call.outputs["pictures"]
 
     def draw(self, latents: Tensor) -> Tensor:
-        return to_pixels(self.paint(latents))
+        return to_pixels(self.paint(latents)).cpu()
 
-
-class _Call:
-    """Calls of one shape, whose inputs and outputs are bound once: fill `tokens`, run, read `logits`.
-
-    Keys and values (layers, rows, H, C, D) are read and written where they lie; logits (rows or 0, V).
-    """
-
-    def __init__(self, session: Any, keys: Floats, values: Floats, width: int, logits: Floats) -> None:
-        rows = keys.shape[1]
-        self.tokens = np.zeros((rows, width), np.int64)
-        self.logits = logits
-        self._positions = np.zeros((rows, width), np.int64)
-        self._last = np.zeros(rows, np.int32)
-        self._total = np.zeros(1, np.int32)
-        self._wanted = np.arange(len(logits))
-        self._session = session
-        own: dict[str, NDArray[Any]]
-        own = {"tokens": self.tokens, "positions": self._positions, "last": self._last, "total": self._total}
-        cache = {
-            f"{part}.{layer}": array[layer]
-            for part, array in (("keys", keys), ("values", values))
-            for layer in range(len(array))
-        }
-        past = {f"past_{name}": array for name, array in cache.items()}
-        self._binding = bind(session, {**own, "wanted": self._wanted, **past}, {"logits": logits, **cache})
-
-    def run(self, positions: NDArray[np.int64]) -> None:
-        """One call at these positions (rows, width)."""
-        self._positions[:] = positions
-        self._last[:] = positions[:, -1]
-        self._total[0] = positions.max() + 1
-        self._session.run_with_iobinding(self._binding)
+    def _bind(self, count: int) -> Call:
+        device, half = self._session.device, self._session.dtype("latents") == torch.float16
+        latents = np.zeros((count, self.latent, 1, 1), np.float16 if half else np.float32)
+        pictures = torch.empty(count, *self._shape, device=device)
+        return Call(self._session, {"latents": latents}, {}, {"pictures": pictures})

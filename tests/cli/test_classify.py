@@ -80,6 +80,8 @@ def test_a_checkpoint_is_imported_by_its_own_family(kamishibai, write_classifier
     assert "tags" in kamishibai("models", "--store", tmp_path / "store").out
     refused = import_hf("--fields", "genre<|a|>plot<|b|>")
     assert (refused.status, "leave --fields out" in refused.err) == (1, True)
+    refused = import_hf("--text", tmp_path / "checkpoint" / "config.json")
+    assert (refused.status, "leave --text out" in refused.err) == (1, True)
 
 
 def test_the_probe_shows_that_texts_keep_their_bits(kamishibai, classifiers):

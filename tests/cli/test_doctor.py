@@ -11,6 +11,7 @@ from cli import devices as devices_module
 from cli import doctor as doctor_module
 from cli.devices import device_class
 from contracts.bundle import WEIGHTS
+from models.runtimes import onnx_session
 
 
 @pytest.fixture
@@ -39,14 +40,24 @@ def test_a_damaged_version_is_to_be_mended(doctor, store, tmp_path):
 
 
 def test_both_builds_of_onnx_runtime_at_once_are_to_be_mended(doctor, monkeypatch):
-    monkeypatch.setattr(doctor_module, "_version", lambda package: "1.0")
+    monkeypatch.setattr(onnx_session, "installed_builds", lambda: dict.fromkeys(onnx_session.BUILDS, "1.0"))
     ended = doctor()
     assert ended.status == 1
     assert "onnxruntime and onnxruntime-gpu are both installed" in ended.out
 
 
+def test_an_onnx_runtime_that_does_not_start_on_the_gpu_is_to_be_mended(doctor, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(doctor_module, "devices", lambda wanted: ["cuda:0"])
+    monkeypatch.setattr(onnx_session, "installed_builds", lambda: {"onnxruntime-gpu": "1.0"})
+    ended = doctor()
+    assert ended.status == 1
+    assert "cannot be run on cuda:0: this ONNX Runtime is the build for CPUs" in ended.out
+
+
 def test_what_is_only_missing_is_no_fault(doctor, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_module, "_version", lambda package: None)
+    monkeypatch.setattr(onnx_session, "installed_builds", dict)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -76,11 +76,58 @@ def test_a_forced_variant_is_shown_as_such(export, kamishibai, tmp_path, monkeyp
     shown = kamishibai("models", "--store", tmp_path / "store", "show", "tiny")
     (line,) = [line for line in shown.out.splitlines() if line.startswith("pytorch:bf16  ")]
     assert line.endswith("missed")
-    assert "pytorch:bf16 is here by force: its mean KL divergence is" in shown.out
+    warning = "warning: pytorch:bf16 is here by force and is served with --variant pytorch:bf16 alone: its mean KL"
+    assert shown.out.count(warning) == shown.out.count("warning") == 1
+
+
+def test_who_runs_a_forced_variant_here_is_warned(export, kamishibai, tmp_path, monkeypatch):
+    monkeypatch.setitem(parity.MOST_KL, "bf16", 1e-15)
+    export("--formats", "pytorch", "--force")
+    generate = ["generate", "tiny", "--prompt", "a", "--max-tokens", 3, "--seed", 1, "--store", tmp_path / "store"]
+    assert "warning" not in kamishibai(*generate).err
+    ended = kamishibai(*generate, "--variant", "pytorch:bf16")
+    assert ended.status == 0
+    assert "warning: pytorch:bf16 misses its bounds: its mean KL divergence is" in ended.err
+
+
+HINT = "perplexity was not judged: export or import it again with --text FILE, a text that it was not trained on"
+
+
+def test_perplexity_is_judged_by_a_text_that_is_given_and_shown_how_to_get_without(export, kamishibai, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("a bad egg had a bad bed " * 20)
+    for version, options in enumerate(([], ["--text", text]), 1):
+        assert export("--formats", "pytorch", *options).status == 0
+        shown = kamishibai("models", "--store", tmp_path / "store", "show", f"tiny@{version}").out.splitlines()
+        column = shown[1].index("PERPLEXITY")
+        (row,) = [line for line in shown if line.startswith("pytorch:bf16")]
+        found = row[column:].split()[0]
+        assert (found == "-", HINT in shown) == ((True, True) if version == 1 else (False, False))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "."],
+        ["import", "hf", "."],
+        ["import", "tfjs", ".", "--corpus", "text.txt"],
+        ["import", "word-lstm", "text.txt", "--vocabulary", "text.txt"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_that_makes_a_model_of_texts_refuses_a_text_that_is_none(
+    command, kamishibai, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_bytes("Händel".encode("latin-1"))
+    ended = kamishibai(*command, "--name", "tiny", "--text", "text.txt", "--store", tmp_path / "store")
+    assert ended.status == 1
+    assert "text.txt is not UTF-8 text: " in ended.err
 
 
 def test_a_models_variants_are_shown_with_what_was_measured(export, kamishibai, tmp_path):
-    export("--formats", "pytorch,torchscript")
+    (tmp_path / "text.txt").write_text("a bad egg had a bad bed " * 20)
+    export("--formats", "pytorch,torchscript", "--text", tmp_path / "text.txt")
     shown = kamishibai("models", "--store", tmp_path / "store", "show", "tiny")
     head, *rows = [line.split() for line in shown.out.splitlines()[1:]]
     assert (shown.status, shown.err) == (0, "")

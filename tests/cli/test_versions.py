@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
 
 import pytest
@@ -62,12 +64,37 @@ def test_rollback_goes_to_the_version_before_or_the_one_given(models, versions, 
 
 
 def test_rm_removes_a_version_or_all_of_a_model(models, versions):
-    assert "roll back first" in models("rm", "lstm@4", "--yes").err
     assert models("rm", "lstm@2", "--yes").out == "removed lstm@2\n"
     assert versions.versions("lstm") == [1, 3, 4]
     assert models("rm", "lstm", "--yes").out == "removed lstm@1, lstm@3, lstm@4\n"
     assert versions.names() == []
     assert "has no model lstm; it has none" in models("rm", "lstm", "--yes").err
+
+
+@pytest.mark.parametrize(("latest", "other"), [(4, 3), (2, 1), (1, 4)])
+def test_rm_of_the_latest_names_the_command_to_give_first_and_asks_nothing(models, versions, latest, other):
+    versions.roll_back("lstm", latest)
+    ended = models("rm", f"lstm@{latest}")
+    assert (ended.status, ended.out) == (1, "")
+    (command,) = re.findall(r"kamishibai models (rollback lstm --to \d+)$", ended.err.strip())
+    assert command.endswith(f" {other}")
+    assert models(*command.split()).status == 0
+    assert models("rm", f"lstm@{latest}", "--yes").out == f"removed lstm@{latest}\n"
+
+
+def test_the_last_version_of_a_model_is_removed_only_by_who_confirms_that_nothing_is_left(
+    models, versions, monkeypatch
+):
+    models("prune", "--keep", 1, "--yes")
+    for model in ("lstm@4", "lstm"):
+        ended = models("rm", model)
+        assert ended.status != 0
+        assert "Remove lstm@4 from" in ended.out
+        assert "for good; nothing of lstm is left then? [y/N]" in ended.out
+    assert versions.versions("lstm") == [4]
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert models("rm", "lstm@4").out.endswith("removed lstm@4\n")
+    assert versions.names() == []
 
 
 def test_rm_and_prune_ask_first(models, versions):

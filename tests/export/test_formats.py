@@ -1,5 +1,7 @@
 """What can be had in which format and precision: refusals by name, the choice, and what a bundle says of it."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -227,6 +229,34 @@ def test_perplexity_is_judged_on_held_out_text_only(store):
     judged = draft(LSTM, held_out="a bad egg had a bad bed " * 20).publish(store, "tiny", wishes)
     assert judged.variant("pytorch:bf16").parity.perplexity_ratio == pytest.approx(1, abs=0.05)
     assert HELD_OUT not in judged.manifest.files
+
+
+def test_the_text_that_is_wished_for_stands_before_that_of_the_run(store):
+    other = "feed a hag egg had bad " * 20
+    published = [
+        draft(LSTM, held_out=own).publish(store, "tiny", Wishes(frozenset({"pytorch"}), held_out=wished))
+        for own, wished in (("a bad egg had a bad bed " * 20, other), (other, None))
+    ]
+    ratios = [bundle.variant("pytorch:bf16").parity.perplexity_ratio for bundle in published]
+    assert ratios[0] == ratios[1]
+    assert [bundle.manifest.provenance for bundle in published] == [
+        {"held_out_sha256": hashlib.sha256(other.encode()).hexdigest()},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "said"),
+    [
+        (LSTM, "zzz", "has 0 tokens that the model knows; give at least 4"),
+        (GPT2, "abc", "has 3 tokens"),
+        (DCGAN, "a bad egg", "only a model that writes text is judged by a text; leave --text out"),
+    ],
+)
+def test_a_text_that_cannot_be_judged_by_is_refused_and_nothing_is_written(store, config, text, said):
+    with pytest.raises(StoreError, match=said):
+        draft(config).publish(store, "tiny", Wishes(frozenset({"pytorch"}), held_out=text))
+    assert store.names() == []
 
 
 MEASURED = Parity(max_difference=1e-5, mean_difference=1e-6, batch_invariant=True, trained=True)

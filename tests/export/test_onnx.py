@@ -10,6 +10,7 @@ from export.draft import Draft
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 from models.runtimes.onnx import multiplies_int8_exactly
+from workers.engines import loading
 from workers.engines.loading import load_model
 
 pytest.importorskip("onnx")
@@ -66,6 +67,16 @@ def test_int8_is_refused_where_its_sums_would_not_be_exact(store, monkeypatch):
 def test_onnx_variants_run_on_a_cpu_only(store):
     with pytest.raises(StoreError, match="runs on a CPU"):
         load_model(_publish(store), "onnx:int8", torch.device("meta"))
+
+
+def test_another_onnx_runtime_is_another_fingerprint_of_what_it_runs(store, monkeypatch):
+    bundle, device = _publish(store), torch.device("cpu")
+    variants = ("onnx:fp32", "pytorch:fp32")
+    before = [load_model(bundle, variant, device).fingerprint for variant in variants]
+    monkeypatch.setattr(loading, "installed_builds", lambda: {"onnxruntime": "99.0"})
+    after = [load_model(bundle, variant, device).fingerprint for variant in variants]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
 
 
 def test_quantised_weights_are_within_half_a_step():

@@ -10,7 +10,8 @@ from contracts.bundle import GRAPHS, WEIGHTS
 from contracts.errors import StoreError
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
-from models.runtimes.onnx import OnnxGpt2Backend, OnnxLstmBackend, multiplies_int8_exactly, open_session
+from models.runtimes.onnx import OnnxGpt2Backend, OnnxLstmBackend, multiplies_int8_exactly
+from models.runtimes.onnx_session import open_session
 from models.runtimes.pytorch import Gpt2Backend, LstmBackend
 
 pytest.importorskip("onnx")
@@ -115,6 +116,28 @@ def test_rows_that_are_not_active_keep_their_state(load, read_prompts, generator
         backend.decode([1, 2], [16, 26], [False, False])
     found = backend.decode([texts[0][-STEPS], texts[1][-STEPS]], [16, 26], [True, True])
     assert torch.equal(found, expected[0])
+
+
+def test_a_copied_slot_goes_on_as_its_source_and_a_wiped_one_forgets_even_what_is_no_number(
+    load, read_prompts, generator
+):
+    backend = load(FP32)
+    (text,) = _texts(generator, [40])
+    read_prompts(backend, {1: text})
+    backend.copy(1, [0, 3], 0, 39)
+    logits = backend.decode([text[-1]] * 4, [39] * 4, [True] * 4).clone()
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[3], logits[1])
+    assert not torch.equal(logits[2], logits[1]), "that slot is another's"
+    parts = vars(backend).values()
+    held = [each for part in parts for each in (part.values() if isinstance(part, dict) else [part])]
+    memory = [tensor.fill_(torch.nan) for tensor in held if isinstance(tensor, torch.Tensor)]
+    for slot in range(backend.slots):
+        backend.wipe(slot)
+    assert memory
+    assert not any(tensor.isnan().any() for tensor in memory)
+    read_prompts(backend, {1: text})
+    assert torch.equal(backend.decode([0, text[-1]], [0, 39], [False, True])[1], logits[1])
 
 
 def test_slots_keep_to_the_memory_that_is_allowed(tmp_path):

@@ -159,6 +159,25 @@ def test_a_model_runs_as_what_was_measured_to_be_fastest_on_such_a_device(models
     assert "the default, since" in caplog.text
 
 
+def test_a_variant_that_was_forced_into_its_bundle_is_served_with_one_warning(models, versions, store, caplog):
+    caplog.set_level("INFO")
+    parity = {"max_difference": 0.5, "mean_difference": 0.1, "batch_invariant": True, "trained": True}
+    rounded = {"format": "pytorch", "files": ["weights.safetensors"]}
+    fields = store.open("lstm").manifest.model_dump(exclude={"name", "version", "files"})
+    fields["variants"] = [
+        *fields["variants"],
+        {**rounded, "precision": "bf16", "parity": {**parity, "faults": ["it is far off", "and not alike"]}},
+        {**rounded, "precision": "fp16", "parity": parity},
+    ]
+    versions.write("lstm", partial(copy, store.open("lstm"), fields))
+    for variant in ("pytorch:bf16", "pytorch:fp16"):
+        found = models("lstm", variant=variant)
+        for _ in range(2):
+            assert [target.variant for target in found.now().models] == [variant]
+    said = "lstm@4 runs as pytorch:bf16: it was asked for, though it misses its bounds: it is far off; and not alike"
+    assert [line.getMessage() for line in caplog.records if line.levelname == "WARNING"] == [said]
+
+
 def test_an_unloaded_model_is_not_wanted_but_for_what_was_accepted_of_it(models, connection, jobs):
     found = models()
     accepted = TextRequest(target=lstm(3), seed=1, prompt_tokens=(1,))

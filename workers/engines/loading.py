@@ -19,6 +19,7 @@ from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.probe import Probe, probe_classify, probe_images, probe_text
 from models.runtimes.load import load_classifier, load_images, load_text
+from models.runtimes.onnx_session import installed_builds
 from models.weights import read_config
 from workers.engines import Done, Engine, Event, Failed
 from workers.engines.classify import ClassifyEngine
@@ -92,6 +93,8 @@ def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int
         kernels.append(torch.cuda.get_device_name(device))
     else:
         kernels += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    if bundle.variant(variant).format == "onnx":
+        kernels += [f"{build} {version}" for build, version in installed_builds().items()]
     return "fp_" + hashlib.sha256("|".join([bundle.digest, variant, *kernels]).encode()).hexdigest()[:16]
 
 
