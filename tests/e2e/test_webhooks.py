@@ -83,8 +83,9 @@ def test_every_way_in_which_a_job_ends_is_told(product, receiver):
 def test_no_end_is_untold_when_clerk_and_worker_are_killed(product, receiver):
     url, received = receiver
     jobs = [post(product, url) for _ in range(100)]
-    for part in ("cli.main clerk", "cli.main worker"):
-        (process,) = product.processes(part)
+    victims = [*product.processes("cli.main clerk"), *product.processes("cli.main worker")]
+    assert len(victims) == 2
+    for process in victims:
         process.send_signal(signal.SIGKILL)
     jobs += [post(product, url) for _ in range(20)]
     wait_until(lambda: len({headers["webhook-id"] for headers, _ in received}) == 120, seconds=150)
