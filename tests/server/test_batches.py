@@ -386,6 +386,19 @@ def test_a_cancelled_batch_keeps_what_was_answered_and_cancels_what_runs(client,
     assert "is cancelled" in again.get_json()["error"]["message"]
 
 
+def test_a_result_that_nobody_has_collected_is_kept_when_its_batch_is_cancelled(client, worker, start_clerk, kill):
+    process = start_clerk()
+    batch_id = begin(client, "".join(line(number) for number in range(3)))
+    job_id = worker.take()
+    kill(process, batch_id)
+    worker.finish(job_id)
+    client.post(f"/v1/batches/{batch_id}/cancel")
+    start_clerk()
+    batch = wait_for(client, batch_id)
+    output, errors = answers_of(client, batch)
+    assert (batch["status"], list(output), len(errors)) == ("cancelled", ["line 0"], 2)
+
+
 def test_a_batch_that_nobody_has_begun_can_be_cancelled(client, worker, start_clerk):
     batch_id, bad_id = begin(client, line(1) + line(2)), begin(client, "{")
     for each in (batch_id, bad_id, batch_id):
