@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,12 @@ class Product:
 
     def processes(self, part: str) -> list[psutil.Process]:
         """Our processes whose command line holds `part`."""
-        return [p for p in psutil.Process(self.process.pid).children(recursive=True) if part in " ".join(p.cmdline())]
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ended just now; a zombie is one of those
+                if part in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

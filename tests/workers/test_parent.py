@@ -103,10 +103,10 @@ def test_a_worker_that_lost_its_lease_cannot_complete_the_job(jobs, request_of, 
     job_id = jobs.submit(Order(request=request_of(0), **LIFETIMES))
     queue = request_of(0).target.queue()
     late, other = Leases(connection, "late"), Leases(connection, "other")
-    (lease,) = late.claim({queue: 1})
+    (lease,) = late.claim({request_of(0).target.engine: 1})
     connection.zadd(f"rq:wip:{queue}", {f"{job_id}:{lease.execution_id}": 1})
     assert late.recover() == (1, 0)
-    (second,) = other.claim({queue: 1})
+    (second,) = other.claim({request_of(0).target.engine: 1})
     assert late.publish([(lease, 0, 0, "x")]) == {lease.execution_id}
     assert late.renew([lease]) == {lease.execution_id}
     from contracts.results import Choice, TextResult
@@ -127,7 +127,7 @@ def test_a_job_without_attempts_left_fails_and_says_why(jobs, request_of, connec
     queue = request_of(0).target.queue()
     leases = Leases(connection, "worker")
     for attempt in range(4):
-        (lease,) = leases.claim({queue: 1})
+        (lease,) = leases.claim({request_of(0).target.engine: 1})
         connection.zadd(f"rq:wip:{queue}", {f"{job_id}:{lease.execution_id}": 1})
         connection.delete(keys.JANITOR)
         assert leases.recover() == ((1, 0) if attempt < 3 else (0, 1))

@@ -116,7 +116,7 @@ def test_a_prompt_of_tokens_that_have_no_text_is_refused_on_take_off(store, text
 def test_a_payload_on_the_queue_of_another_model_is_refused(store, text):
     lease = lease_of(text)
     other = Lease(lease.job_id, lease.execution_id, "gpt2@1/pytorch-fp32/normal", lease.data, 60.0)
-    with pytest.raises(InvalidRequest, match="lstm@1/pytorch-fp32/normal but lay on the queue gpt2@1"):
+    with pytest.raises(InvalidRequest, match="lstm@1/pytorch-fp32 but lay on the queue gpt2@1"):
         take_off(other, store.open("gpt2"), "fingerprint")
     with pytest.raises(InvalidRequest):
         take_off(lease, store.open("faces"), "fingerprint")
