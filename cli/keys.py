@@ -33,7 +33,7 @@ def create_key(
     click.echo(text)
     click.echo(f"This is the only time that it is shown. It works within a second; scope {scope}.", err=True)
     if first:
-        click.echo("It is the first key: from now on every route but /healthz and /readyz needs one.", err=True)
+        click.echo("It is the first key: from now on every route but health and URLs of pictures needs one.", err=True)
 
 
 def list_keys(store: Path, redis_url: str | None) -> None:

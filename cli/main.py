@@ -37,6 +37,12 @@ KV_MEMORY = click.option(
     callback=lambda _context, _option, value: value if value is None else parse_memory(value),
     help="KV cache of a worker, shared by its models, like 4GiB.  [default: 2GiB]",
 )
+RESULT_CACHE = click.option(
+    "--result-cache",
+    "result_cache_bytes",
+    callback=lambda _context, _option, value: value if value is None else parse_memory(value),
+    help="Memory of a server process for answers that may be asked for again, like 256MiB.  [default: none]",
+)
 VARIANT = click.option("--variant", help="As in onnx:fp32.  [default: pytorch:fp32]")
 SERVED_VARIANT = click.option(
     "--variant", help="As in onnx:fp32, for models that have it.  [default: what `tune` found, else pytorch:fp32]"
@@ -147,6 +153,7 @@ def main() -> None:
     show_default=True,
     help="What a power cut may cost: the last second, or nothing (slower). A killed process costs nothing either way.",
 )
+@RESULT_CACHE
 def up(**options: Any) -> None:
     """Run everything: Redis, workers and the HTTP server. Ctrl-C stops all in order."""
     from cli.up import run_everything
@@ -161,6 +168,7 @@ def up(**options: Any) -> None:
 @click.option("--port", type=int, envvar="KAMISHIBAI_PORT", help="Port to listen on.  [default: 8000]")
 @REDIS_URL
 @click.option("--processes", "server_processes", type=click.IntRange(1), help="Server processes.  [default: 1]")
+@RESULT_CACHE
 def serve(**options: Any) -> None:
     """Run the HTTP server alone; it needs a Redis and, to be of use, a worker."""
     from contracts.settings import from_environment
@@ -447,7 +455,7 @@ def keys() -> None:
 @STORE
 @REDIS_URL
 def create(**options: Any) -> None:
-    """Make a key and show it, once. From the first key on, every route but /healthz and /readyz needs one."""
+    """Make a key and show it, once. From the first key on, every route but health and URLs of pictures needs one."""
     from cli.keys import create_key
 
     create_key(**options)

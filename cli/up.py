@@ -34,6 +34,7 @@ def run_everything(
     workers: int | None,
     device: str,
     kv_bytes: int | None,
+    result_cache_bytes: int | None,
     durability: Durability,
 ) -> None:
     """Until Ctrl-C or SIGTERM. Raises StoreError, ValueError."""
@@ -43,7 +44,14 @@ def run_everything(
         embedded = None if redis_url else EmbeddedRedis(store, durability)
         try:
             url = redis_url or (embedded and embedded.url)
-            settings = from_environment(store=store, host=host, port=port, redis_url=url, kv_bytes=kv_bytes)
+            settings = from_environment(
+                store=store,
+                host=host,
+                port=port,
+                redis_url=url,
+                kv_bytes=kv_bytes,
+                result_cache_bytes=result_cache_bytes,
+            )
             parts = [*worker_parts(settings, models, variant, workers, device), server_part(settings)]
             if embedded:
                 parts.insert(0, Part("redis", embedded.command(), stop_seconds=30.0))

@@ -65,6 +65,7 @@ class JobRecord:
     result: Result | None
     error: KamishibaiError | None
     queue: str
+    result_seconds: int  # how long it is kept after its end, unless it is shortened; 0: nobody knows
     meta: JobMeta
 
     @property
@@ -160,8 +161,18 @@ class JobQueue:
             return result.pictures
         stored = cast(list[bytes], self._redis.lrange(result.pictures_key or "", 0, -1))
         if len(stored) != result.count:
-            raise NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
+            raise _no_pictures()
         return [base64.b64encode(picture).decode() for picture in stored]
+
+    def picture(self, result: ImageResult, index: int) -> bytes:
+        """One picture of a result, a PNG file. Raises NotFound where there is none (any more)."""
+        if result.pictures is None:
+            found = cast(list[bytes], self._redis.lrange(result.pictures_key or "", index, index))
+        else:
+            found = list(map(base64.b64decode, result.pictures[index : index + 1]))
+        if not found:
+            raise _no_pictures()
+        return found[0]
 
     def text_from(self, job_id: str, choice: int, offset: int) -> str:
         """The text of a streaming job's choice so far, from a byte offset on."""
@@ -275,7 +286,7 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
-_FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "meta")
+_FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "result_ttl", "meta")
 
 
 def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
@@ -292,7 +303,7 @@ def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
 
 
 def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
-    status_of_rq, data, created_at, started_at, ended_at, origin, meta = fields
+    status_of_rq, data, created_at, started_at, ended_at, origin, lifetime, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
     request = request_of(data or b"")
     error = _error_of(result) if status == "failed" else None
@@ -306,6 +317,7 @@ def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes])
         result=_result_of(result, job_id, request) if status == "succeeded" else None,
         error=error,
         queue=(origin or b"").decode(errors="replace"),
+        result_seconds=int(lifetime) if lifetime and lifetime.isdigit() else 0,
         meta=JobMeta.read(meta),
     )
 
@@ -374,6 +386,10 @@ def _keys_of(record: JobRecord) -> list[str]:
     if isinstance(record.result, ImageResult) and record.result.pictures_key:
         found.append(record.result.pictures_key)
     return found
+
+
+def _no_pictures() -> NotFound:
+    return NotFound("The pictures of this job are past their lifetime; draw them again with the same seed.")
 
 
 def no_such_job(job_id: str) -> NotFound:

@@ -1,5 +1,5 @@
 """Every Redis key and channel that is ours. RQ's own keys begin with `rq:`; these come on top, each with a lifetime but
-for the API keys, which stay.
+for what the operator has said and the secret of URLs, which stay.
 
 kamishibai:bell:<engine>              list    one token while its queues may hold work; workers wait on it
 kamishibai:load:<engine>              hash    of what waits in its queues: work, bytes; and turns taken
@@ -14,7 +14,11 @@ kamishibai:workers                    set     names of workers that have announc
 kamishibai:text:<job>:<choice>        string  text of a streaming job's choice so far, UTF-8
 kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
 kamishibai:janitor                    string  lock of the worker parent that looks for lost leases
+kamishibai:unloaded                   set     models that no worker shall serve; an operator's word, which stays
+kamishibai:reloads                    hash    how often each model was to be read anew; likewise
+kamishibai:drained                    set     workers that shall take nothing; likewise
 kamishibai:keys                       hash    API keys by id, JSON (contracts.api_keys); only the operator writes it
+kamishibai:url_secret                 string  32 random bytes that sign URLs of pictures (server.picture_urls)
 
 channel kamishibai:ended              JSON list of job ids that have reached a terminal state
 channel kamishibai:deltas             JSON list of [job id, choice, byte offset, text]
@@ -28,6 +32,10 @@ WORKERS = PREFIX + "workers"
 JANITOR = PREFIX + "janitor"
 NOTHING = PREFIX + "nothing"  # never there: deleting it asks whether Redis takes writes
 API_KEYS = PREFIX + "keys"
+UNLOADED = PREFIX + "unloaded"
+RELOADS = PREFIX + "reloads"
+DRAINED = PREFIX + "drained"
+URL_SECRET = PREFIX + "url_secret"
 ENDED_CHANNEL = PREFIX + "ended"
 DELTA_CHANNEL = PREFIX + "deltas"
 

@@ -8,16 +8,19 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
+    Tag,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -41,6 +44,9 @@ MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
 MAX_PICTURES = 1024
 MAX_TEXTS = 64  # that one request classifies
+MAX_PROMPTS = 64  # of one call; each is a job
+MAX_CALL_SCORES = 2_000_000  # log-probabilities that one call asks for; a server is busy for a second with so many
+MAX_CALL_CHOICES = 256  # texts that one call asks for, over all prompts; a server keeps them until the last is there
 MAX_FIELDS = 100  # of an object; no body of ours has half as many
 MAX_BULK = 1000  # jobs that one call makes
 MAX_METADATA = 16
@@ -165,6 +171,29 @@ class TextParameters(_Frozen):
 
 
 LogitBias = Annotated[float, Field(ge=-100, le=100)]
+PromptText = Annotated[str, Field(min_length=1)]
+PromptTokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    """Its first entry says what a list is meant to be, so that an error names what is wrong with that."""
+    if not isinstance(value, list):
+        return "str" if isinstance(value, str) else None
+    first = value[0] if value else 0
+    return "list[str]" if isinstance(first, str) else "list[list]" if isinstance(first, list) else "list[int]"
+
+
+Prompt = Annotated[
+    Annotated[PromptText, Tag("str")]
+    | Annotated[PromptTokens, Tag("list[int]")]
+    | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[str]")]
+    | Annotated[list[PromptTokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[list]")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="no_prompt",
+        custom_error_message="give a text, a list of token ids, or a list of texts or of lists of token ids",
+    ),
+]
 
 
 class CompletionBody(_Body, TextParameters):
@@ -174,9 +203,7 @@ class CompletionBody(_Body, TextParameters):
     """
 
     model: str | None = None
-    prompt: (
-        Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)] | None
-    ) = None
+    prompt: Prompt | None = None
     fields: (
         Annotated[
             dict[str, str],
@@ -196,6 +223,9 @@ class CompletionBody(_Body, TextParameters):
     seed: Seed | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    cache: Annotated[
+        bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
+    ] = True
     user: str | None = None
     best_of: Count | None = None
     suffix: None = None
@@ -220,6 +250,17 @@ class CompletionBody(_Body, TextParameters):
             raise ValueError(f"best_of is {self.best_of}; only n ({self.n}) can be had")
         return self
 
+    @property
+    def lists_prompts(self) -> bool:
+        """Whether it holds a list of prompts, if of one, and not a prompt."""
+        return isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+
+    def prompts(self) -> Sequence[str | list[int]]:
+        """The prompts as a list, however they were given; empty if fields were."""
+        if self.prompt is None:
+            return []
+        return cast(Sequence[str | list[int]], self.prompt if self.lists_prompts else [self.prompt])
+
     def stops(self) -> tuple[str, ...]:
         """The stop strings as a tuple, however they were given."""
         if self.stop is None:
@@ -241,6 +282,9 @@ class StreamOptions(_Frozen):
     include_usage: bool = False
 
 
+PictureFormat = Literal["b64_json", "url"]
+
+
 class ImageBody(_Body):
     """Body of POST /v1/images/generations. OpenAI's other fields are accepted at their defaults."""
 
@@ -249,8 +293,11 @@ class ImageBody(_Body):
     n: Annotated[int, Field(ge=1, description="Pictures to draw.")] = 1
     size: str = "auto"
     seed: Seed | None = None
-    response_format: Literal["b64_json"] = "b64_json"
+    response_format: PictureFormat = "b64_json"
     user: str | None = None
+    cache: Annotated[
+        bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
+    ] = True
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
     output_compression: Annotated[Literal[100], BeforeValidator(_refuse_truth)] = 100
@@ -269,6 +316,9 @@ class ClassifyBody(_Body):
     threshold: Annotated[float, Field(ge=0, le=1, description="Labels as likely as this apply.")] | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Scores of the k likeliest labels.")] | None = None
     truncate: Annotated[bool, Field(description="Read the beginning of a text that is too long.")] = True
+    cache: Annotated[
+        bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
+    ] = True
     user: str | None = None
 
     def texts(self) -> list[str]:
@@ -390,6 +440,7 @@ class ImageRequest(_Frozen):
     target: Target
     seed: Seed
     count: Annotated[int, Field(ge=1, le=MAX_PICTURES)]
+    response_format: PictureFormat = "b64_json"  # how the answer brings them; workers do not care
     stream: Literal[False] = False
 
     @property

@@ -14,11 +14,12 @@ from contracts.requests import MAX_PICTURES
 
 ENVIRONMENT_PREFIX = "KAMISHIBAI_"
 DEFAULT_KV_BYTES = 2 << 30
-_MAY_BE_ZERO = frozenset({"jobs_per_minute", "unfinished_jobs"})
+_MAY_BE_ZERO = frozenset({"jobs_per_minute", "unfinished_jobs", "result_cache_bytes"})
 CHOICES = {
     "log_format": ("text", "json"),
     "log_requests": ("auto", "on", "off"),
     "keys": ("auto", "required"),
+    "model_control": ("off", "on"),
     "without_worker": ("refuse", "accept"),
 }
 
@@ -40,6 +41,7 @@ class Settings:
     max_queued_jobs: int = 20_000  # that wait for one engine, of all priorities
     max_queued_work: int = 50_000_000  # tokens or pictures, at most, that they ask for
     max_queued_bytes: int = 1 << 28  # that they take in Redis
+    result_cache_bytes: int = 0  # of one server process; 0: every call is computed
     jobs_per_minute: int = 0  # of one API key that has no limit of its own; 0: no limit
     unfinished_jobs: int = 0  # the same, of jobs that have not ended
     sync_result_seconds: int = 30  # how long a synchronous request's job lives on after its answer
@@ -51,6 +53,7 @@ class Settings:
     load_seconds: float = 600.0  # the same while it loads and warms up
     log_format: str = "text"  # or "json"
     log_requests: str = "auto"  # a line per request and job: "on", "off"; "auto" is on for JSON
+    model_control: str = "off"  # or "on": routes with which admins load and unload models and drain workers
     without_worker: str = "refuse"  # requests for a model of the store that no worker serves; or "accept" them
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
 

@@ -20,8 +20,17 @@ from contracts.settings import Settings
 
 CACHE_SECONDS = 1.0  # a revoked key works for this much longer at most
 RETRY_SECONDS = 1.0
-OPEN_ENDPOINTS = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
-SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {"operations.metrics": "admin"}  # all others: infer
+PROBES = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
+OPEN_ENDPOINTS = PROBES | {"images.read_picture"}  # whose URL is signed
+SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {  # all others: infer
+    "operations.metrics": "admin",
+    "control.load_model": "admin",
+    "control.unload_model": "admin",
+    "control.reload_model": "admin",
+    "control.list_workers": "admin",
+    "control.drain_worker": "admin",
+    "control.resume_worker": "admin",
+}
 
 _PORT = re.compile(r":\d+$")
 

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from contracts.errors import InvalidRequest
 from contracts.requests import (
+    MAX_CALL_CHOICES,
+    MAX_CALL_SCORES,
     MAX_PROMPT_TOKENS,
     MAX_SEED,
     BulkBody,
@@ -67,27 +69,44 @@ class Admission:
         self._catalogue = catalogue
 
     def text(self, body: CompletionBody) -> TextRequest:
-        """Raises InvalidRequest, UnknownModel and NotReady."""
+        """The request of a body with one prompt. Raises InvalidRequest, UnknownModel and NotReady."""
+        if body.lists_prompts:
+            raise InvalidRequest(
+                f"'prompt' is a list of {len(body.prompts())} prompts, but a job has one;"
+                " POST /v1/jobs/bulk takes many jobs at once",
+                param="prompt",
+            )
+        (request,) = self.texts(body)
+        return request
+
+    def texts(self, body: CompletionBody) -> list[TextRequest]:
+        """A request for each prompt. All have one seed, so that a prompt of a list gives what it gives alone.
+
+        Raises InvalidRequest, UnknownModel and NotReady.
+        """
         model = self._catalogue.resolve(body.model, "text")
-        prompt_tokens = _prompt_tokens(model, body)
+        prompts = _prompts(model, body)
         logit_bias = {int(token): bias for token, bias in body.logit_bias.items()}
-        _check_tokens(model, "prompt", prompt_tokens)
         _check_tokens(model, "logit_bias", logit_bias)
         _check_tokens(model, "stop_token_ids", body.stop_token_ids)
-        _check_lengths(model, body, len(prompt_tokens))
-        return TextRequest(
-            target=model.target,
-            seed=_seed(body.seed),
-            prompt_tokens=tuple(prompt_tokens),
-            max_tokens=body.most_tokens(len(prompt_tokens)),
-            min_tokens=body.fewest_tokens(len(prompt_tokens)),
-            logit_bias=tuple(sorted(logit_bias.items())),
-            stop=body.stops(),
-            stop_token_ids=tuple(body.stop_token_ids),
-            stream=body.stream,
-            with_fields=body.fields is not None,
-            **body.model_dump(include=set(TextParameters.model_fields)),
-        )
+        _check_prompts(model, body, prompts)
+        seed, parameters = _seed(body.seed), body.model_dump(include=set(TextParameters.model_fields))
+        return [
+            TextRequest(
+                target=model.target,
+                seed=seed,
+                prompt_tokens=tuple(tokens),
+                max_tokens=body.most_tokens(len(tokens)),
+                min_tokens=body.fewest_tokens(len(tokens)),
+                logit_bias=tuple(sorted(logit_bias.items())),
+                stop=body.stops(),
+                stop_token_ids=tuple(body.stop_token_ids),
+                stream=body.stream,
+                with_fields=body.fields is not None,
+                **parameters,
+            )
+            for tokens in prompts
+        ]
 
     def image(self, body: ImageBody) -> ImageRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
@@ -100,7 +119,9 @@ class Admission:
         if body.size not in sizes:
             given, choices = repr(body.size[:40]), " or ".join(map(repr, sizes))
             raise InvalidRequest(f"'size' is {given}; {model.target.model} draws {choices}", param="size")
-        return ImageRequest(target=model.target, seed=_seed(body.seed), count=body.n)
+        return ImageRequest(
+            target=model.target, seed=_seed(body.seed), count=body.n, response_format=body.response_format
+        )
 
     def classify(self, body: ClassifyBody) -> ClassifyRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
@@ -135,16 +156,53 @@ def _model_of(body: JobBody) -> str | None:
     return inner
 
 
-def _prompt_tokens(model: CatalogueEntry, body: CompletionBody) -> list[int]:
-    if isinstance(body.prompt, list):
-        return body.prompt
-    if body.prompt is not None:
-        return model.encode(body.prompt)
-    if body.fields is None:
+def _prompts(model: CatalogueEntry, body: CompletionBody) -> list[list[int]]:
+    """The token ids of each prompt."""
+    if body.fields is not None:
+        if model.manifest.prompt_fields is None:
+            raise InvalidRequest(f"{model.target.model} has no fields; give it a 'prompt'", param="fields")
+        return model.encode([model.manifest.prompt_fields.compose(body.fields)])
+    prompts = body.prompts()
+    if not prompts:
         raise InvalidRequest("'prompt' is missing", param="prompt")
-    if model.manifest.prompt_fields is None:
-        raise InvalidRequest(f"{model.target.model} has no fields; give it a 'prompt'", param="fields")
-    return model.encode(model.manifest.prompt_fields.compose(body.fields))
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    # They are all of one kind, so this keeps their order.
+    return [*model.encode(texts), *(tokens for tokens in prompts if not isinstance(tokens, str))]
+
+
+def _check_prompts(model: CatalogueEntry, body: CompletionBody, prompts: list[list[int]]) -> None:
+    if (texts := len(prompts) * body.n) > MAX_CALL_CHOICES:
+        raise InvalidRequest(
+            f"'n' is {body.n} for each of {len(prompts)} prompts, which makes {texts} texts;"
+            f" ask for at most {MAX_CALL_CHOICES} in one call",
+            param="n",
+        )
+    for place, tokens in enumerate(prompts):
+        try:
+            _check_tokens(model, "prompt", tokens)
+            _check_lengths(model, body, len(tokens))
+        except InvalidRequest as error:
+            if body.lists_prompts:
+                raise InvalidRequest(f"'prompt.{place}': {error.message}", param=error.param) from None
+            raise
+    if (together := sum(map(len, prompts))) > MAX_PROMPT_TOKENS:
+        raise InvalidRequest(
+            f"'prompt' has {together} tokens in {len(prompts)} prompts; give at most {MAX_PROMPT_TOKENS} in one call",
+            param="prompt",
+        )
+    _check_scores(body, prompts)
+
+
+def _check_scores(body: CompletionBody, prompts: list[list[int]]) -> None:
+    if body.logprobs is None:
+        return
+    told = sum(body.most_tokens(len(tokens)) + body.echo * len(tokens) for tokens in prompts) * body.n
+    if (scores := told * (body.logprobs + 1)) > MAX_CALL_SCORES:
+        raise InvalidRequest(
+            f"'logprobs' is {body.logprobs} for up to {told} tokens, which makes {scores} log-probabilities;"
+            f" ask for at most {MAX_CALL_SCORES} in one call, with fewer of them, or fewer or shorter texts",
+            param="logprobs",
+        )
 
 
 def _framed_texts(model: CatalogueEntry, body: ClassifyBody) -> tuple[TokenisedText, ...]:

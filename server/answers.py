@@ -105,9 +105,13 @@ class Picture(TypedDict):
     b64_json: Annotated[str, Field(description="A PNG file in base64.")]
 
 
+class PictureLink(TypedDict):
+    url: Annotated[str, Field(description="Of a PNG file, for as long as the job is kept; it needs no key.")]
+
+
 class Images(TypedDict):
     created: Annotated[int, Field(ge=0, description="Unix seconds.")]
-    data: list[Picture]
+    data: list[Picture] | list[PictureLink]
     seed: Seed
     model: str
     version: Version
@@ -234,6 +238,31 @@ class Model(TypedDict):
 class ModelList(TypedDict):
     object: Literal["list"]
     data: list[Model]
+
+
+Control = Literal["load", "unload", "reload", "drain", "resume"]
+
+
+class Worker(TypedDict):
+    id: Annotated[str, Field(description="Its name.")]
+    object: Literal["worker"]
+    device: str
+    ready: Annotated[bool, Field(description="Whether it takes jobs.")]
+    drained: Annotated[bool, Field(description="Whether an operator has told it to take none.")]
+    models: Annotated[list[str], Field(description="As `name@version`.")]
+
+
+class WorkerList(TypedDict):
+    object: Literal["list"]
+    data: list[Worker]
+
+
+class Controlled(TypedDict):
+    """The workers do it within a few seconds."""
+
+    id: str
+    object: Literal["model", "worker"]
+    asked: Control
 
 
 class Health(TypedDict):

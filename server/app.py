@@ -10,7 +10,7 @@ from contracts.connection import connect
 from contracts.settings import Settings
 from server import traffic
 from server.failures import error_response
-from server.routes import classifications, completions, images, jobs, models, operations
+from server.routes import classifications, completions, control, images, jobs, models, operations
 from server.services import EXTENSION, assemble, services
 from server.shared_folder import Place
 
@@ -26,7 +26,7 @@ def create_app(settings: Settings, connection: Redis | None = None, place: Place
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json = _json_in_order(app)
     app.extensions[EXTENSION] = assemble(settings, connection or connect(settings.redis_url), place)
-    for module in (completions, images, classifications, models, jobs, operations):
+    for module in (completions, images, classifications, models, jobs, operations, control):
         app.register_blueprint(module.blueprint)
     app.register_error_handler(Exception, error_response)
     app.before_request(traffic.begin)

@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from flask import g
+from redis import RedisError
 
 from contracts.enqueue import Accepted
 from contracts.errors import JobCancelled, JobTimedOut, KamishibaiError, NotFound, QueueFull, QueueUnavailable
 from contracts.jobs import JobRecord
 from contracts.orders import Idempotency, Order
-from contracts.requests import JobBody, Request
+from contracts.requests import ImageRequest, JobBody, Request
 from server.access import caller
+from server.responses import result_of
 from server.services import Services
 
 MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that the job itself may take
 
+log = logging.getLogger(__name__)
 
-def call_order(here: Services, request: Request) -> Order:
-    """Of a job whose result is only read by the client that waits for it. Once it has been read, `Services.farewells`
-    should be told."""
+
+def enqueue_calls(here: Services, requests: Sequence[Request]) -> list[str]:
+    """Put requests on the queue whose results are only read by the client that waits for them: all or none.
+
+    Returns the jobs' ids. Once they have been read, `Services.farewells` should be told. Raises what `enqueue` raises.
+    """
+    outcomes = enqueue_all(here, [_call_order(here, request) for request in requests])
+    job_ids = [outcome.job_id for outcome in outcomes if isinstance(outcome, Accepted)]
+    for outcome in outcomes:
+        if isinstance(outcome, KamishibaiError):
+            cancel_calls(here, job_ids)
+            raise outcome
+    g.job_id = job_ids[0]  # by which the answer is named, too
+    return job_ids
+
+
+def cancel_calls(here: Services, job_ids: Iterable[str]) -> None:
+    """Nobody waits for these jobs any more. Those that have ended, or are gone, need nothing."""
+    for job_id in job_ids:
+        try:
+            with suppress(NotFound):
+                here.jobs.cancel(job_id)
+        except RedisError as error:
+            log.warning("job %s goes on although nobody waits, for it cannot be cancelled: %s", job_id, error)
+
+
+def _call_order(here: Services, request: Request) -> Order:
     return Order(
         request=request,
-        result_seconds=here.settings.unread_result_seconds,
+        result_seconds=_result_seconds(here, request),
         timeout_seconds=here.settings.job_timeout_seconds,
         owner=caller().owner,
         request_id=g.request_id,
@@ -71,25 +100,63 @@ def longest_wait_seconds(here: Services) -> float:
     return here.settings.job_timeout_seconds + MARGIN_SECONDS
 
 
-def call(here: Services, request: Request, still_there: Callable[[], bool]) -> JobRecord:
-    """Run a request and wait for its end. A client that leaves or waits too long takes its job with it.
+def call(here: Services, request: Request, still_there: Callable[[], bool], *, cache: bool = False) -> JobRecord:
+    """Run a request and wait for its end. Raises what `call_all` raises."""
+    (record,) = call_all(here, [request], still_there, cache=cache)
+    return record
 
-    Raises what `enqueue` raises, JobCancelled, JobTimedOut, QueueUnavailable (the job is gone) and redis.RedisError.
+
+def call_all(
+    here: Services, requests: Sequence[Request], still_there: Callable[[], bool], *, cache: bool = False
+) -> list[JobRecord]:
+    """The ended jobs of requests: those of equal ones from before, where the cache may be asked, and the others run.
+
+    Raises what `enqueue` raises, the error of a job that failed, JobCancelled, JobTimedOut, QueueUnavailable (a job is
+    gone) and redis.RedisError.
     """
-    job_id = enqueue(here, call_order(here, request)).job_id
+    if not cache:
+        return _run_all(here, requests, still_there)
+    known = [here.results.find(request, caller().owner) for request in requests]
+    missing = [request for request, record in zip(requests, known, strict=True) if record is None]
+    g.cache = "miss" if len(missing) == len(requests) else "partial" if missing else "hit"
+    ran = _run_all(here, missing, still_there) if missing else []
+    for record in ran:
+        here.results.add(record)
+    rest = iter(ran)
+    return [record or next(rest) for record in known]
+
+
+def _run_all(here: Services, requests: Sequence[Request], still_there: Callable[[], bool]) -> list[JobRecord]:
+    """A client that leaves or waits too long takes its jobs with it, and so does the first job that fails."""
+    job_ids = enqueue_calls(here, requests)
     timeout_seconds = longest_wait_seconds(here)
     try:
-        record = here.waiting.wait_ended(job_id, timeout_seconds, still_there)
-        if not record.ended:
-            here.jobs.cancel(job_id)
-        here.farewells.add(record)
+        records = here.waiting.wait_all_ended(job_ids, timeout_seconds, still_there)
     except NotFound:
+        cancel_calls(here, job_ids)
         raise lost_call() from None
-    if record.ended:
-        return record
+    cancel_calls(here, (record.id for record in records if not record.ended))
+    for record in records:
+        if not _is_read_later(record.request):
+            here.farewells.add(record)
+    for record in records:
+        if record.ended:
+            result_of(record)  # raises the error of one that has failed
+    if all(record.ended for record in records):
+        return records
     if not still_there():
         raise JobCancelled("The client left before its answer was ready.")
     raise JobTimedOut(f"The job did not end within {timeout_seconds:.0f} seconds and was cancelled.")
+
+
+def _is_read_later(request: Request) -> bool:
+    """Whether the answer names URLs of what the job has made, by which it is fetched afterwards."""
+    return isinstance(request, ImageRequest) and request.response_format == "url"
+
+
+def _result_seconds(here: Services, request: Request) -> int:
+    settings = here.settings
+    return settings.job_result_seconds if _is_read_later(request) else settings.unread_result_seconds
 
 
 def lost_call() -> QueueUnavailable:

@@ -12,6 +12,7 @@ from redis import Redis
 
 from contracts.announcements import Announcement, EngineCounters, ServedModel, read_announcements
 from contracts.bundle import MANIFEST, TOKENIZER, Manifest, Task
+from contracts.controls import unloaded_models
 from contracts.errors import InvalidRequest, NotReady, StoreError, UnknownModel
 from contracts.requests import Target
 from contracts.store import Store, split_name
@@ -39,12 +40,9 @@ class CatalogueEntry:
     tokenizer: Tokenizer | None  # None: not a model that writes text
     encoder: EncoderTokenizer | None  # None: not a classifier
 
-    def encode(self, text: str) -> list[int]:
-        """A prompt's token ids. Raises InvalidRequest for characters that the model cannot read."""
-        if self.tokenizer is None:
-            return []
-        (tokens,) = _encode(self.tokenizer, [text])
-        return tokens
+    def encode(self, prompts: list[str]) -> list[list[int]]:
+        """The token ids of prompts. Raises InvalidRequest for characters that the model cannot read."""
+        return [] if self.tokenizer is None else _encode(self.tokenizer, prompts)
 
     def frame(self, texts: list[str], most: int) -> list[tuple[list[int], int]]:
         """Token ids of texts to classify, at most so many of each, and how many there were. Raises InvalidRequest."""
@@ -67,6 +65,7 @@ class Catalogue:
         self._store = store
         self._without_worker = without_worker
         self._announcements: list[Announcement] = []
+        self._unloaded: frozenset[str] = frozenset()
         self._served: dict[str, ServedModel] = {}  # by `name`, of the latest version, and by `name@version`
         self._read_at = float("-inf")  # monotonic seconds
         self._entries: dict[Target, CatalogueEntry] = {}  # a version never changes, so nothing here grows stale
@@ -97,11 +96,24 @@ class Catalogue:
                 found.append(self._open(served))
         return found
 
+    def check_known(self, name: str) -> None:
+        """Raises UnknownModel for a name that neither the store nor a worker has."""
+        self._refresh()
+        if name not in self._known():
+            raise self._unknown(name)
+
     def counters(self, target: Target) -> list[EngineCounters]:
         """Of each ready worker that serves it."""
         self._refresh()
         ready = (each for each in self._announcements if each.ready)
         return [served.counters for each in ready for served in each.models if served.target == target]
+
+    def fingerprint(self, target: Target) -> str | None:
+        """The one that all ready workers have for it; None if they differ, or none is ready."""
+        self._refresh()
+        ready = (each for each in self._announcements if each.ready)
+        found = {served.fingerprint for each in ready for served in each.models if served.target == target}
+        return found.pop() or None if len(found) == 1 else None
 
     def _latest(self) -> dict[str, ServedModel]:
         return {name: served for name, served in self._served.items() if "@" not in name}
@@ -111,12 +123,15 @@ class Catalogue:
         if now - self._read_at <= CACHE_SECONDS:
             return
         self._announcements = read_announcements(self._redis)
+        self._unloaded = unloaded_models(self._redis)
         versions: dict[str, dict[int, ServedModel]] = {}
         for announcement in self._announcements:
             for served in announcement.models if announcement.ready else ():
                 versions.setdefault(served.target.model, {}).setdefault(served.target.version, served)
         self._served = {}
         for name, by_version in versions.items():
+            if name in self._unloaded:
+                continue  # workers end what they have of it
             self._served |= {f"{name}@{version}": served for version, served in by_version.items()}
             self._served[name] = by_version.get(self._latest_version(name)) or by_version[max(by_version)]
         self._read_at = now
@@ -134,21 +149,26 @@ class Catalogue:
         if not self._without_worker or name is None:
             raise self._not_served(name)
         try:
-            bundle = self._store.open(*split_name(name), only=())
-            return self._read_bundle(bundle.target())
+            model, version = split_name(name)
+            if model in self._unloaded:
+                raise self._not_served(name)
+            return self._read_bundle(self._store.open(model, version, only=()).target())
         except StoreError:
             raise self._not_served(name) from None
 
     def _not_served(self, name: str | None) -> NotReady | UnknownModel:
-        announced = {served.target.model for each in self._announcements for served in each.models}
-        known = announced.union(self._store.names())
-        if name is None or name in known or self._stored(name):
+        if name is None or name in self._known() or self._stored(name):
             what = "such a model" if name is None else f"{name!r}"
             return NotReady(f"No ready worker serves {what}; start one or try again in a moment.", param="model")
-        return UnknownModel(
-            f"'model' is {name[:80]!r}, which does not exist; there is: {', '.join(sorted(known)) or 'none yet'}",
-            param="model",
-        )
+        return self._unknown(name)
+
+    def _unknown(self, name: str) -> UnknownModel:
+        known = ", ".join(sorted(self._known())) or "none yet"
+        return UnknownModel(f"'model' is {name[:80]!r}, which does not exist; there is: {known}", param="model")
+
+    def _known(self) -> set[str]:
+        announced = {served.target.model for each in self._announcements for served in each.models}
+        return announced.union(self._store.names())
 
     def _stored(self, name: str) -> bool:
         try:

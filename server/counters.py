@@ -41,7 +41,23 @@ class RequestCounters:
             multiprocess_mode="livesum",
             registry=own,
         )
+        self._cached = Counter(
+            "kamishibai_result_cache",
+            "Requests of calls that could be answered from the result cache, by whether they were.",
+            ("outcome",),
+            registry=own,
+        )
+        self.cached_bytes = Gauge(
+            "kamishibai_result_cache_bytes",
+            "Memory that the result caches take.",
+            multiprocess_mode="livesum",
+            registry=own,
+        )
         self.waiting_answers, self.open_streams = waiting.labels("answer"), waiting.labels("stream")
+
+    def count_cached(self, *, hit: bool) -> None:
+        """The result cache was asked."""
+        self._cached.labels("hit" if hit else "miss").inc()
 
     def count(self, method: str, route: str, status: int, code: str, seconds: float) -> None:
         """A request has been answered. `route` is a rule; `code` is empty if all went well."""

@@ -39,7 +39,7 @@ def docs_page(document: Json, address: str) -> Response:
 def _curl(address: str, method: str, path: str, operation: Json) -> str:
     """A command for a shell; what stands for a name in the path is left for the reader."""
     words = ["curl"] if method == "get" else ["curl", "-X", method.upper()]
-    words.append(shlex.quote(address + path.replace("{job_id}", "JOB").replace("{name}", "NAME")))
+    words.append(shlex.quote(address + re.sub(r"\{(\w+?)(_id)?\}", lambda name: name[1].upper(), path)))
     if "requestBody" in operation:
         example = json.dumps(operation["requestBody"]["content"]["application/json"]["example"])
         words = ["curl", words[-1], "-H", "'Content-Type: application/json'", "-d", shlex.quote(example)]
@@ -53,8 +53,8 @@ def _kind(schema: Json) -> Markup:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return Markup('<a href="#{0}">{0}</a>').format(name)
-    if "anyOf" in schema:
-        return Markup(" or ").join(dict.fromkeys(_kind(each) for each in schema["anyOf"]))
+    if branches := schema.get("anyOf") or schema.get("oneOf"):
+        return Markup(" or ").join(dict.fromkeys(map(_kind, branches)))
     if "const" in schema or "enum" in schema:
         return Markup(" | ").join(escape(json.dumps(each)) for each in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array" and "items" in schema:

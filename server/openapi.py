@@ -24,7 +24,7 @@ from server.listing import MOST_LISTED
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
-Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Models", "Operations"]
+Tag = Literal["Text", "Pictures", "Labels", "Jobs", "Models", "Control", "Operations"]
 
 _GUARDED = (errors.Unauthenticated, errors.Forbidden, errors.QueueUnavailable)
 _TAKES_BODY = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.UnknownModel, errors.NotReady)
@@ -38,6 +38,7 @@ _ENDS_JOB = (
     *_ADMITS,
 )
 _MAKES_JOB = (errors.IdempotencyConflict, errors.DeadlineUnreachable)
+_CONTROLS = (errors.UnknownModel,)
 _FINDS_JOB = (errors.NotFound, errors.EngineFailed)
 
 _EVENTS = "The schema is that of each event. Lines that begin with a colon keep the connection alive."
@@ -49,6 +50,7 @@ _MODEL: Json = {
     "description": "A model's name, or `name@version`.",
     "schema": {"type": "string"},
 }
+_WORKER: Json = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _IDEMPOTENCY_KEY: Json = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -64,6 +66,17 @@ _LISTED: tuple[Json, ...] = (
     {"name": "after", "in": "query", "description": "The `last_id` of the page before.", "schema": {"type": "string"}},
     {"name": "status", "in": "query", "schema": {"type": "string", "enum": list(get_args(Status))}},
     {"name": "model", "in": "query", "schema": {"type": "string"}},
+)
+_PICTURE: tuple[Json, ...] = (
+    {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}},
+    {
+        "name": "expires",
+        "in": "query",
+        "required": True,
+        "description": "Unix seconds.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {"name": "signature", "in": "query", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
 )
 _LAST_EVENT_ID: Json = {
     "name": "Last-Event-ID",
@@ -112,6 +125,12 @@ def operations(settings: Settings) -> dict[str, Operation]:
             example={"model": "faces", "n": 1, "seed": 3},
             failures=(*_TAKES_BODY, *_ENDS_JOB),
         ),
+        "images.read_picture": Operation(
+            "Pictures",
+            content=("image/png",),
+            parameters=(_JOB_ID, *_PICTURE),
+            failures=(errors.Forbidden, *_FINDS_JOB, errors.QueueUnavailable),
+        ),
         "classifications.classify": Operation(
             "Labels",
             answers.Classifications,
@@ -153,6 +172,22 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "models.list_models": Operation("Models", answers.ModelList),
         "models.read_model": Operation(
             "Models", answers.Model, parameters=(_MODEL,), failures=(errors.UnknownModel, errors.NotReady)
+        ),
+        "control.load_model": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.unload_model": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.reload_model": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.list_workers": Operation("Control", answers.WorkerList),
+        "control.drain_worker": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_WORKER,), failures=(errors.NotFound,)
+        ),
+        "control.resume_worker": Operation(
+            "Control", answers.Controlled, status=202, parameters=(_WORKER,), failures=(errors.NotFound,)
         ),
         "operations.health": Operation("Operations", answers.Health),
         "operations.readiness": Operation(

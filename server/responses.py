@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from flask import Response, stream_with_context
+from flask import Response, has_request_context, stream_with_context
 
 from contracts.enqueue import Accepted
 from contracts.errors import EngineFailed, JobCancelled, KamishibaiError
@@ -17,6 +17,20 @@ from server import answers
 from server.catalogue import CatalogueEntry
 from server.estimates import Estimates
 from server.listing import Page
+from server.services import services
+
+Pictures = list[answers.Picture] | list[answers.PictureLink]
+
+
+def completion_body(records: Sequence[JobRecord]) -> answers.Completion:
+    """What a call with these jobs answers, one for each of its prompts. Raises what `result_of` raises."""
+    results = [text_result_of(record) for record in records]
+    choices = [choice for result in results for choice in result.choices]
+    return {
+        **_text_completion(records[0], [_choice(*each) for each in enumerate(choices)]),
+        "system_fingerprint": _fingerprint(results),
+        "usage": _usage(results),
+    }
 
 
 def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answers.Images | answers.Classifications:
@@ -27,10 +41,10 @@ def result_body(record: JobRecord, jobs: JobQueue) -> answers.Completion | answe
     """
     result = result_of(record)
     if isinstance(result, TextResult):
-        return _completion(record, result)
+        return completion_body([record])
     if isinstance(result, ClassifyResult):
         return _classifications(record, result)
-    return _images(record, result, jobs.pictures(result))
+    return _images(record, result, _pictures(record, result, jobs))
 
 
 def result_of(record: JobRecord) -> Result:
@@ -42,6 +56,11 @@ def result_of(record: JobRecord) -> Result:
     if record.result is None:
         raise EngineFailed(f"Job {record.id} is {record.status} but has left no result that can be read.")
     return record.result
+
+
+def text_result_of(record: JobRecord) -> TextResult:
+    """As `result_of`, of a job that writes text: what Redis holds as its result is held against its request."""
+    return cast(TextResult, result_of(record))
 
 
 def job_body(record: JobRecord, jobs: JobQueue, estimates: Estimates | None = None) -> answers.Job:
@@ -129,20 +148,20 @@ def event_stream(events: Iterable[str]) -> Response:
 
 
 def text_chunk(record: JobRecord, index: int, text: str) -> answers.CompletionChunk:
-    """A piece of one choice of a streamed completion."""
+    """A piece of one choice of a streamed completion, which has its name and seed from this job."""
     piece: answers.CompletionChoice = {"index": index, "text": text, "finish_reason": None, "logprobs": None}
     return _text_completion(record, [piece])
 
 
-def end_chunk(record: JobRecord, index: int, result: TextResult) -> answers.CompletionChunk:
+def end_chunk(record: JobRecord, index: int, choice: Choice, fingerprint: str) -> answers.CompletionChunk:
     """The last piece of one choice of a streamed completion: how it ended, and the log-probabilities of all of it."""
-    choice: answers.CompletionChoice = {**_choice(index, result.choices[index]), "text": ""}
-    return {**_text_completion(record, [choice]), "system_fingerprint": result.fingerprint}
+    last: answers.CompletionChoice = {**_choice(index, choice), "text": ""}
+    return {**_text_completion(record, [last]), "system_fingerprint": fingerprint}
 
 
-def usage_chunk(record: JobRecord, result: TextResult) -> answers.CompletionChunk:
+def usage_chunk(record: JobRecord, results: Sequence[TextResult]) -> answers.CompletionChunk:
     """The last piece of a streamed completion whose client asked for usage."""
-    return {**_text_completion(record, []), "usage": _usage(result)}
+    return {**_text_completion(record, []), "usage": _usage(results)}
 
 
 def model_body(entry: CatalogueEntry) -> answers.Model:
@@ -160,15 +179,6 @@ def model_body(entry: CatalogueEntry) -> answers.Model:
     if entry.manifest.labels:
         body["labels"] = cast(answers.Labels, entry.manifest.labels.model_dump(mode="json"))
     return body
-
-
-def _completion(record: JobRecord, result: TextResult) -> answers.Completion:
-    choices = [_choice(*each) for each in enumerate(result.choices)]
-    return {
-        **_text_completion(record, choices),
-        "system_fingerprint": result.fingerprint,
-        "usage": _usage(result),
-    }
 
 
 def _text_completion(record: JobRecord, choices: list[answers.CompletionChoice]) -> answers.CompletionChunk:
@@ -197,13 +207,19 @@ def _choice(index: int, choice: Choice) -> answers.CompletionChoice:
     return body
 
 
-def _usage(result: TextResult) -> answers.Usage:
-    completion_tokens = sum(choice.tokens for choice in result.choices)
+def _usage(results: Sequence[TextResult]) -> answers.Usage:
+    prompt_tokens = sum(result.prompt_tokens for result in results)
+    completion_tokens = sum(choice.tokens for result in results for choice in result.choices)
     return {
-        "prompt_tokens": result.prompt_tokens,
+        "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": result.prompt_tokens + completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
+
+
+def _fingerprint(results: Iterable[TextResult]) -> str:
+    """Jobs of one call may have run on workers with other kernels; all are named then."""
+    return ",".join(dict.fromkeys(result.fingerprint for result in results))
 
 
 def _classifications(record: JobRecord, result: ClassifyResult) -> answers.Classifications:
@@ -230,10 +246,17 @@ def _classifications(record: JobRecord, result: ClassifyResult) -> answers.Class
     }
 
 
-def _images(record: JobRecord, result: ImageResult, pictures: list[str]) -> answers.Images:
+def _pictures(record: JobRecord, result: ImageResult, jobs: JobQueue) -> Pictures:
+    # A URL holds the host that the client asked for; outside of a request nobody has asked for one.
+    if cast(ImageRequest, record.request).response_format == "url" and has_request_context():
+        return [answers.PictureLink(url=url) for url in services().picture_urls.of(record, result.count)]
+    return [answers.Picture(b64_json=picture) for picture in jobs.pictures(result)]
+
+
+def _images(record: JobRecord, result: ImageResult, data: Pictures) -> answers.Images:
     return {
         "created": int(record.created_at),
-        "data": [{"b64_json": picture} for picture in pictures],
+        "data": data,
         "seed": cast(ImageRequest, record.request).seed,
         "model": record.request.target.model,
         "version": record.request.target.version,

@@ -19,6 +19,8 @@ from server.counters import RequestCounters
 from server.estimates import Estimates
 from server.farewells import Farewells
 from server.metrics import QueueCollector
+from server.picture_urls import PictureUrls
+from server.result_cache import ResultCache
 from server.shared_folder import Place
 from server.waiting import Waiting
 
@@ -36,8 +38,10 @@ class Services:
     estimates: Estimates
     waiting: Waiting
     farewells: Farewells
+    picture_urls: PictureUrls
     metrics: CollectorRegistry
     counters: RequestCounters
+    results: ResultCache
 
 
 def assemble(settings: Settings, connection: Redis, place: Place | None = None) -> Services:
@@ -58,8 +62,10 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         estimates=Estimates(jobs, catalogue),
         waiting=Waiting(connection, jobs, counters),
         farewells=Farewells(jobs, settings.sync_result_seconds),
+        picture_urls=PictureUrls(connection),
         metrics=metrics,
         counters=counters,
+        results=ResultCache(jobs, catalogue, counters, settings.result_cache_bytes),
     )
 
 

@@ -10,7 +10,7 @@ from flask import Response, g, has_request_context, request
 
 from contracts.logs import REQUESTS
 from contracts.orders import REQUEST_ID
-from server.access import OPEN_ENDPOINTS
+from server.access import PROBES
 from server.services import services
 
 UNKNOWN_ROUTE = "unknown"  # all of them: a label must not have as many values as there are paths
@@ -28,9 +28,11 @@ def begin() -> None:
 def end(response: Response) -> Response:
     """The answer is ready; it is noted when its last byte has been handed over."""
     response.headers["x-request-id"] = g.request_id
+    if "cache" in g:
+        response.headers["x-kamishibai-cache"] = g.cache
     # NOTE: what is noted holds no response: one that is never read would end as garbage, collected anywhere.
     method, status, route = request.method, response.status_code, _route()
-    level = logging.DEBUG if request.endpoint in OPEN_ENDPOINTS else logging.INFO  # probes ask every few seconds
+    level = logging.DEBUG if request.endpoint in PROBES else logging.INFO  # probes ask every few seconds
     told, counters = g._get_current_object(), services().counters
 
     def note() -> None:

@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
 
@@ -45,28 +45,42 @@ class Look(enum.Enum):
     AGAIN = enum.auto()
 
 
+class Mail(NamedTuple):
+    """What is told of one of the jobs that somebody waits for; `place` is the job's among theirs."""
+
+    place: int
+    news: Delta | Look
+
+
 _ENDED = TypeAdapter(Annotated[list[str], Field(fail_fast=True)])
 _DELTAS = TypeAdapter(Annotated[list[tuple[str, Count, Count, str]], Field(fail_fast=True)])
 
 
 class Mailbox:
-    """What one waiting request is told of its job."""
+    """What one waiting request is told of its jobs."""
 
-    def __init__(self) -> None:
-        self._mail: queue.SimpleQueue[Delta | Look] = queue.SimpleQueue()
+    def __init__(self, places: int = 1) -> None:
+        self._mail: queue.SimpleQueue[Mail] = queue.SimpleQueue()
+        self._places = places
         self._look_at = time.monotonic() + RECHECK_SECONDS
 
-    def put(self, mail: Delta | Look) -> None:
+    def put(self, mail: Mail) -> None:
         self._mail.put(mail)
 
-    def get(self, timeout_seconds: float) -> Delta | Look | None:
+    def look_again(self) -> None:
+        """At all of the jobs."""
+        for place in range(self._places):
+            self.put(Mail(place, Look.AGAIN))
+
+    def get(self, timeout_seconds: float) -> Mail | None:
         """The next mail, or None if none came in time. Looking again is due after some silence, too."""
         try:
             mail = self._mail.get(timeout=timeout_seconds)
         except queue.Empty:
             if time.monotonic() < self._look_at:
                 return None
-            mail = Look.AGAIN
+            self.look_again()
+            mail = self._mail.get()
         self._look_at = time.monotonic() + RECHECK_SECONDS
         return mail
 
@@ -79,7 +93,8 @@ class Waiting:
         self._counters = counters
         self._jobs = jobs
         self._lock = threading.Lock()
-        self._mailboxes: dict[str, list[Mailbox]] = {}  # job id -> those who wait for it, never an empty list
+        # Job id -> those who wait for it, each with the job's place among theirs; never an empty list.
+        self._mailboxes: dict[str, list[tuple[Mailbox, int]]] = {}
         self._subscriber: threading.Thread | None = None
         self.draining = False
 
@@ -88,13 +103,24 @@ class Waiting:
 
         Raises NotFound for a job that does not exist (any more).
         """
-        deadline = time.monotonic() + timeout_seconds
-        with self._counters.waiting_answers.track_inprogress(), self.listen(job_id) as mailbox:
-            record = self._jobs.read(job_id)
-            while not record.ended and still_there() and (left := deadline - time.monotonic()) > 0:
-                if mailbox.get(min(left, GLANCE_SECONDS)) is Look.AGAIN:
-                    record = self.look_again(record)
+        (record,) = self.wait_all_ended([job_id], timeout_seconds, still_there)
         return record
+
+    def wait_all_ended(
+        self, job_ids: Sequence[str], timeout_seconds: float, still_there: Callable[[], bool]
+    ) -> list[JobRecord]:
+        """As `wait_ended`, for several jobs: all have ended then, or one of them has failed.
+
+        Raises NotFound for a job that does not exist (any more).
+        """
+        deadline = time.monotonic() + timeout_seconds
+        with self._counters.waiting_answers.track_inprogress(), self.listen(*job_ids) as mailbox:
+            records = list(map(self._jobs.read, job_ids))
+            while _goes_on(records) and still_there() and (left := deadline - time.monotonic()) > 0:
+                mail = mailbox.get(min(left, GLANCE_SECONDS))
+                if mail is not None and mail.news is Look.AGAIN and not records[mail.place].ended:
+                    records[mail.place] = self.look_again(records[mail.place])
+        return records
 
     def look_again(self, record: JobRecord) -> JobRecord:
         """The job as it is now; while Redis is away, as it was: it has been accepted, and its waiter stays."""
@@ -105,17 +131,18 @@ class Waiting:
             return record
 
     @contextmanager
-    def stream(self, job_id: str) -> Iterator[Mailbox]:
+    def stream(self, *job_ids: str) -> Iterator[Mailbox]:
         """As `listen`, for a client that is sent what comes."""
-        with self._counters.open_streams.track_inprogress(), self.listen(job_id) as mailbox:
+        with self._counters.open_streams.track_inprogress(), self.listen(*job_ids) as mailbox:
             yield mailbox
 
     @contextmanager
-    def listen(self, job_id: str) -> Iterator[Mailbox]:
-        """A mailbox for a job's deltas and end. Look at the job once after registering: mail from before is lost."""
-        mailbox = Mailbox()
+    def listen(self, *job_ids: str) -> Iterator[Mailbox]:
+        """A mailbox for the deltas and ends of jobs. Look at each once after registering: mail from before is lost."""
+        mailbox = Mailbox(len(job_ids))
         with self._lock:
-            self._mailboxes.setdefault(job_id, []).append(mailbox)
+            for place, job_id in enumerate(job_ids):
+                self._mailboxes.setdefault(job_id, []).append((mailbox, place))
             if self._subscriber is None:
                 self._subscriber = threading.Thread(target=self._subscribe, name="waiting", daemon=True)
                 self._subscriber.start()
@@ -123,9 +150,10 @@ class Waiting:
             yield mailbox
         finally:
             with self._lock:
-                self._mailboxes[job_id].remove(mailbox)
-                if not self._mailboxes[job_id]:
-                    del self._mailboxes[job_id]
+                for place, job_id in enumerate(job_ids):
+                    self._mailboxes[job_id].remove((mailbox, place))
+                    if not self._mailboxes[job_id]:
+                        del self._mailboxes[job_id]
 
     def drain(self) -> None:
         """The server is about to stop: long polls are answered now. Calls and streams in flight go on."""
@@ -165,12 +193,18 @@ class Waiting:
         except ValidationError as error:
             log.warning("skipped a message that is not ours on %s: %s", message["channel"], one_line(describe(error)))
 
-    def _deliver(self, job_id: str, mail: Delta | Look) -> None:
+    def _deliver(self, job_id: str, news: Delta | Look) -> None:
         with self._lock:
-            for mailbox in self._mailboxes.get(job_id, ()):
-                mailbox.put(mail)
+            for mailbox, place in self._mailboxes.get(job_id, ()):
+                mailbox.put(Mail(place, news))
 
     def _wake_all(self) -> None:
         with self._lock:
-            for mailbox in [each for several in self._mailboxes.values() for each in several]:
-                mailbox.put(Look.AGAIN)
+            for mailbox in {mailbox for several in self._mailboxes.values() for mailbox, _ in several}:
+                mailbox.look_again()
+
+
+def _goes_on(records: list[JobRecord]) -> bool:
+    """Whether some jobs have not ended, and all others have succeeded."""
+    ended = [record for record in records if record.ended]
+    return len(ended) < len(records) and all(record.status == "succeeded" for record in ended)

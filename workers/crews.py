@@ -38,6 +38,7 @@ class Crews:
         self._coming: Crew | None = None
         self._leaving: dict[Crew, float] = {}  # with the monotonic time at which it last had work
         self._next_start = 0.0
+        self._reloads = self._reloads_served = self._reloads_coming = 0
 
     def __iter__(self) -> Iterator[Crew]:
         """Those that may have jobs; the one that serves comes first."""
@@ -67,9 +68,9 @@ class Crews:
         """The crew that jobs for this engine are claimed for."""
         return next(crew for crew in self if engine in crew.served.capacities)
 
-    def want(self, wanted: Wanted) -> None:
-        """Serve exactly these from as soon as they are loaded."""
-        self._wanted, self._next_start = wanted, 0.0
+    def want(self, wanted: Wanted, reloads: int = 0) -> None:
+        """Serve exactly these from as soon as they are loaded; load them anew if `reloads` has grown."""
+        self._wanted, self._reloads, self._next_start = wanted, reloads, 0.0
 
     def change(self) -> bool:
         """A step towards what is wanted. Returns whether another crew serves now."""
@@ -78,12 +79,12 @@ class Crews:
         coming = self._coming
         if coming is None:
             self._call_for_another()
-        elif coming.targets != self._wanted.keys():
+        elif coming.targets != self._wanted.keys() or self._reloads_coming != self._reloads:
             coming.stop()
             self._coming = None
         elif coming.ready and not coming.served.refused:
             self._leaving[self.serving] = time.monotonic()
-            self.serving, self._coming = coming, None
+            self.serving, self._coming, self._reloads_served = coming, None, self._reloads_coming
             return True
         elif coming.ready or coming.child_restarts >= MOST_FAILED_STARTS:
             self._turn_away(coming)
@@ -101,10 +102,12 @@ class Crews:
             self._refuse(refused)
 
     def _call_for_another(self) -> None:
-        if self.serving.targets != self._wanted.keys() and time.monotonic() >= self._next_start:
-            names = sorted(target.engine for target in self._wanted)
-            log.info("loading %s beside what is served", ", ".join(names))
-            self._coming = self._make_crew(self._wanted)
+        served = self.serving.targets == self._wanted.keys() and self._reloads_served == self._reloads
+        if served or time.monotonic() < self._next_start:
+            return
+        names = sorted(target.engine for target in self._wanted)
+        log.info("loading %s beside what is served", ", ".join(names) or "no model")
+        self._coming, self._reloads_coming = self._make_crew(self._wanted), self._reloads
 
     def _let_go(self) -> None:
         now = time.monotonic()
@@ -118,7 +121,7 @@ class Crews:
     def _turn_away(self, coming: Crew) -> None:
         """It could not load everything: what it should have brought is refused, and the serving crew stays."""
         coming.stop()
-        self._coming = None
+        self._coming, self._reloads_served = None, self._reloads_coming
         self._next_start = time.monotonic() + RETRY_SECONDS
         new = coming.targets - self.serving.targets
         refused = (new & coming.served.refused) or new

@@ -59,6 +59,7 @@ class WorkerParent:
         self._stops: SimpleQueue[str] = SimpleQueue()  # filled by RQ's pub/sub thread
         self._draining_since: float | None = None
         self._in_a_hurry = False
+        self._drained = False  # by an operator, who may want it to go on
         self._away_since: float | None = None  # Redis
         self._heartbeat = Chore(RENEW_SECONDS, self._keep_leases)
         self._janitor = Chore(JANITOR_SECONDS, self._recover_leases)
@@ -145,8 +146,12 @@ class WorkerParent:
             crew.listen()
 
     def _change_crews(self, watch: Watch) -> None:
-        if (wanted := watch.news()) and self._draining_since is None:
-            self._crews.want(wanted)
+        if (wish := watch.news()) and self._draining_since is None:
+            self._crews.want(wish.models, wish.reloads)
+            if wish.drained != self._drained:
+                self._drained = wish.drained
+                log.warning("drained: takes no jobs" if wish.drained else "takes jobs again")
+                self.news()
         if self._crews.change():
             log.info("serving %s from now on", ", ".join(self._crews.serving.served.engines))
             self.news()
@@ -270,7 +275,7 @@ class WorkerParent:
             Announcement(
                 worker=self._name,
                 device=serving.served.device,
-                ready=serving.dependable and self._draining_since is None,
+                ready=serving.dependable and self._draining_since is None and not self._drained,
                 models=serving.announced(),
                 child_restarts=self._crews.child_restarts,
             ),
@@ -288,4 +293,4 @@ class WorkerParent:
     def _free_places(self) -> dict[str, int]:
         """By engine. Full ones are there with 0: a claim passes the bell's token on to other workers."""
         free = self._crews.free_places()
-        return free if self._draining_since is None else dict.fromkeys(free, 0)
+        return free if self._draining_since is None and not self._drained else dict.fromkeys(free, 0)

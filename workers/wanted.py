@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import cast
+from typing import NamedTuple, cast
 
 from redis import Redis
 
 from contracts.announcements import read_announcements
 from contracts.bundle import DEFAULT_VARIANT, TOKENIZER, Bundle
+from contracts.controls import read_controls
 from contracts.errors import StoreError
 from contracts.requests import Target
 from contracts.store import Store, split_name
@@ -19,6 +20,14 @@ log = logging.getLogger("kamishibai.worker")
 
 REFUSED_SECONDS = 600.0  # what could not be loaded is tried again after this time: it may have been mended
 ORPHAN_SECONDS = 60.0  # a version that was loaded for jobs of the past stays so long after the last of them
+
+
+class Wish(NamedTuple):
+    """What a worker shall do. `reloads` grows when models are to be read anew."""
+
+    models: dict[Target, Bundle]
+    reloads: int = 0
+    drained: bool = False  # take no jobs
 
 
 class WantedModels:
@@ -40,6 +49,9 @@ class WantedModels:
         self._orphans: dict[Target, float] = {}  # with the monotonic time at which they last had jobs
         self._bundles: dict[tuple[str, int], Bundle] = {}  # a version never changes
         self._told: dict[tuple[str, int], str] = {}  # faults and reasons
+        self._of_store: dict[Target, Bundle] = {}  # as it was last seen
+        self._reloads_before: dict[str, int] | None = None  # when this worker began
+        self._reloads = 0  # since then
 
     def refuse(self, targets: frozenset[Target]) -> None:
         """These could not be loaded. Versions before them are wanted instead, for a while."""
@@ -56,15 +68,33 @@ class WantedModels:
             found = ", ".join(sorted({name for bundle in bundles for name in bundle.variants()}))
             raise StoreError(f"no model has the variant {self._variant!r}; there is {found}")
         pairs = ((self._target(bundle), bundle) for bundle in bundles)
-        return {target: bundle for target, bundle in pairs if target}
+        self._of_store = {target: bundle for target, bundle in pairs if target}
+        return self._of_store
 
-    def now(self) -> dict[Target, Bundle]:
+    def now(self) -> Wish:
         """What is wanted now; broken bundles are left out. May raise RedisError."""
-        found = [self._newest_sound(*split_name(name)) for name in self._names()]
-        return dict(pair for pair in found if pair) | self._with_jobs()
+        controls = read_controls(self._redis)
+        self._note_reloads(controls.reloads)
+        known = self._names()
+        names = [name for name in known if split_name(name)[0] not in controls.unloaded]
+        found = [self._newest_sound(*split_name(name)) for name in names]
+        if known:  # a store that shows nothing at all is most likely out of reach: what was wanted stays
+            self._of_store = dict(pair for pair in found if pair)
+        return Wish(self._of_store | self._with_jobs(), self._reloads, self._worker in controls.drained)
 
     def _names(self) -> list[str]:
         return self._models if self._models is not None else self._store.names()
+
+    def _note_reloads(self, counts: dict[str, int]) -> None:
+        """What was refused of a model that is to be read anew is tried again."""
+        before = counts if self._reloads_before is None else self._reloads_before
+        ours = {split_name(name)[0] for name in self._names()}
+        changed = {name for name, count in counts.items() if name in ours and count != before.get(name, 0)}
+        self._reloads_before = counts
+        if changed:
+            self._reloads += 1
+            self._refused = {target: until for target, until in self._refused.items() if target.model not in changed}
+            self._bundles = {place: bundle for place, bundle in self._bundles.items() if place[0] not in changed}
 
     def _target(self, bundle: Bundle) -> Target | None:
         """None if it was refused."""

@@ -1,4 +1,4 @@
-"""Looks every few seconds whether the worker should serve other models: in a thread, since disks can be slow."""
+"""Looks every few seconds what the worker should do: in a thread, since disks can be slow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 from redis.exceptions import RedisError
 
-from workers.crews import Wanted
+from workers.wanted import Wish
 
 log = logging.getLogger("kamishibai.worker")
 
@@ -20,15 +20,15 @@ WATCH_SECONDS = 2.0
 class Watch:
     """`look()` says what is wanted now, and `on_change()` is called from the thread when there is news."""
 
-    def __init__(self, look: Callable[[], Wanted], on_change: Callable[[], None]) -> None:
+    def __init__(self, look: Callable[[], Wish], on_change: Callable[[], None]) -> None:
         self._look = look
         self._on_change = on_change
-        self._found: SimpleQueue[Wanted] = SimpleQueue()
+        self._found: SimpleQueue[Wish] = SimpleQueue()
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
-    def news(self) -> Wanted | None:
+    def news(self) -> Wish | None:
         """What was last seen to be wanted, once."""
-        found: Wanted | None = None
+        found: Wish | None = None
         while True:
             try:
                 found = self._found.get_nowait()
@@ -36,14 +36,14 @@ class Watch:
                 return found
 
     def _run(self) -> None:
-        last: Wanted = {}
+        last = Wish({})
         while True:
             time.sleep(WATCH_SECONDS)
             try:
-                wanted = self._look()
-                if wanted and wanted.keys() != last.keys():
-                    last = wanted
-                    self._found.put(wanted)
+                wish = self._look()
+                if (wish.models.keys(), *wish[1:]) != (last.models.keys(), *last[1:]):
+                    last = wish
+                    self._found.put(wish)
                     self._on_change()
             except RedisError:
                 continue  # it is away; the parent says so

@@ -19,7 +19,7 @@ blueprint = Blueprint("classifications", __name__)
 def classify() -> ResponseReturnValue:
     """Say which labels apply to a text, or to each of a list of texts."""
     here = services()
-    classify_request = here.admission.classify(
-        parse(ClassifyBody, decode(client.body(here.settings.slow_client_seconds)))
-    )
-    return result_body(call(here, classify_request, client.presence()), here.jobs)
+    body = parse(ClassifyBody, decode(client.body(here.settings.slow_client_seconds)))
+    classify_request = here.admission.classify(body)
+    cache = body.cache and here.results.can_keep(classify_request, seed_given=False)
+    return result_body(call(here, classify_request, client.presence(), cache=cache), here.jobs)

@@ -9,8 +9,8 @@ from contracts.errors import NotFound
 from contracts.requests import CompletionBody
 from server import client
 from server.admission import decode, parse
-from server.calls import call
-from server.responses import event_stream, result_body
+from server.calls import call_all
+from server.responses import completion_body, event_stream
 from server.services import services
 from server.streaming import CallStream
 
@@ -19,14 +19,15 @@ blueprint = Blueprint("completions", __name__)
 
 @blueprint.post("/v1/completions")
 def create_completion() -> ResponseReturnValue:
-    """Continue a prompt; `stream: true` sends the text as it is written."""
+    """Continue a prompt, or each of a list of prompts; `stream: true` sends the text as it is written."""
     here = services()
     body = parse(CompletionBody, decode(client.body(here.settings.slow_client_seconds)))
-    text_request = here.admission.text(body)
+    text_requests = here.admission.texts(body)
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return event_stream(CallStream(here, text_request, client.presence(), include_usage=usage))
-    return result_body(call(here, text_request, client.presence()), here.jobs)
+        return event_stream(CallStream(here, text_requests, client.presence(), include_usage=usage))
+    cache = body.cache and here.results.can_keep(text_requests[0], seed_given=body.seed is not None)
+    return completion_body(call_all(here, text_requests, client.presence(), cache=cache))
 
 
 @blueprint.post("/v1/chat/completions")

@@ -34,13 +34,14 @@ def test_a_key_is_shown_once_and_alone_on_standard_output(keys, connection):
 
 
 def test_the_list_shows_every_key_and_no_secret(keys):
-    texts = [keys("create", "ci").out, keys("create", "ops", "--scope", "admin").out]
+    limits = ["--jobs-per-minute", "60", "--unfinished-jobs", "8"]
+    texts = [keys("create", "ci", *limits).out, keys("create", "ops", "--scope", "admin").out]
     keys("revoke", "ci")
     rows = [line.split() for line in keys("list").out.splitlines()]
-    assert rows[0] == ["ID", "NAME", "SCOPE", "CREATED", "REVOKED"]
-    assert [row[:3] for row in rows[1:]] == [
-        [key_id(texts[0].strip()), "ci", "infer"],
-        [key_id(texts[1].strip()), "ops", "admin"],
+    assert rows[0] == ["ID", "NAME", "SCOPE", "JOBS/MIN", "UNFINISHED", "CREATED", "REVOKED"]
+    assert [row[:5] for row in rows[1:]] == [
+        [key_id(texts[0].strip()), "ci", "infer", "60", "8"],
+        [key_id(texts[1].strip()), "ops", "admin", "-", "-"],
     ]
     assert [row[-1] == "-" for row in rows[1:]] == [False, True]
 

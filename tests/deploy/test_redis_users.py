@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Guarded:
 
     def start(self, user: str, *arguments: str) -> subprocess.Popen[bytes]:
         environment = os.environ | {"KAMISHIBAI_REDIS_URL": self.url(user), "KAMISHIBAI_STORE": str(self._store)}
+        environment |= {"KAMISHIBAI_MODEL_CONTROL": "on"}
         command = [sys.executable, "-P", "-m", "cli.main", *arguments]
         self._processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
         return self._processes[-1]
@@ -150,6 +152,7 @@ def use_everything(product, tester):
         wait_until(lambda: len(list(client.models.list())) == 3)
         use_calls(client)
         use_orders(client)
+        use_control(client)
         use_jobs(client, product, tester, worker)
     assert "ops" in product.command("keys", "list")
     product.command("keys", "revoke", "ops")
@@ -161,7 +164,17 @@ def use_calls(client):
     stream = client.completions.create(model="lstm", prompt="the", max_tokens=400, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream)
     assert client.images.generate(model="faces", prompt="", n=2).data
+    (picture,) = client.images.generate(model="faces", prompt="", response_format="url").data or []
+    with urllib.request.urlopen(str(picture.url)) as answer:
+        assert answer.read().startswith(b"\x89PNG")
     assert "kamishibai_queue_depth" in client.get("/../metrics", cast_to=str)
+
+
+def use_control(client):
+    client.post("/models/faces/reload", cast_to=object)
+    for word in ("drain", "resume"):
+        client.post(f"/workers/one/{word}", cast_to=object)
+    client.get("/workers", cast_to=object)
 
 
 def use_orders(client):

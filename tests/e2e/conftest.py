@@ -101,6 +101,15 @@ def start_product(store: Store) -> Iterator[Callable[..., Product]]:
             product.stop()
 
 
+@pytest.fixture(scope="module")
+def shared_product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """One for all tests of a module, on the store that the module's fixture `root` names."""
+    running = Product(request.getfixturevalue("root"), log=tmp_path_factory.mktemp("log") / "up.log")
+    running.wait_ready()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def product(start_product: Callable[..., Product]) -> Product:
     running = start_product()

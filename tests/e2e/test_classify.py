@@ -1,22 +1,16 @@
-"""Classifiers as a user meets them: `up` on imported checkpoints, HTTP, many clients, replay, the page's examples."""
+"""Classifiers as a user meets them: `up` on imported checkpoints, HTTP, many clients, replay."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from cli.classify import request_of
 from workers.local import LocalModel
 
-BASH = shutil.which("bash") or "/bin/bash"
-API = Path(__file__).parents[2] / "docs" / "api.md"
 TEXTS = ["A pilot in love with the sea.", "the quick brown fox " * 30, "", "höher 日本", "jumps over the lazy dog " * 4]
 
 
@@ -61,23 +55,6 @@ def test_a_job_can_be_replayed(running, classifiers):
     command = [sys.executable, "-P", "-m", "cli.main", "replay", job["id"], "--store", str(classifiers.root)]
     done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"identical ({ended['result']['system_fingerprint']})\n", done.stderr
-
-
-def test_the_documented_examples_do_what_they_say(running, tmp_path):
-    section = API.read_text(encoding="utf-8").split("## POST /v1/classify")[1].split("\n## ")[0]
-    (curl,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-
-    def run(*command):
-        here = [word.replace("127.0.0.1:8000", f"127.0.0.1:{running.port}") for word in command]
-        done = subprocess.run(here, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    answer = json.loads(run(BASH, "-euo", "pipefail", "-c", curl))
-    assert [each["index"] for each in answer["data"]] == [0, 1]
-    assert all(len(each["scores"]) == 3 for each in answer["data"])
-    assert len(run(sys.executable, "-c", python).splitlines()) == 2
 
 
 def test_onnx_variants_are_served(start_product, classifiers):

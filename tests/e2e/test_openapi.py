@@ -38,5 +38,5 @@ def test_schemathesis_finds_no_failure_no_unknown_status_and_no_answer_of_anothe
     command = [sys.executable, "-P", "-c", RUN, "run", f"{product.url}/openapi.json", "--no-color", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout
-    assert "Tested: 15" in done.stdout
+    assert "Tested: 16" in done.stdout
     assert product.get("/readyz")[0] == 200

@@ -197,6 +197,7 @@ class StandInWorker:
 
     def __init__(self, redis, store):
         self.redis = redis
+        self.fingerprint = None  # of its engines; None: results have one of their own
         self.served = [
             ServedModel(target=bundle.target(), task=bundle.manifest.task, digest=bundle.digest)
             for bundle in (store.open("tiny-text", 1), store.open("tiny-picture", 1), store.open("tiny-labels", 1))
@@ -235,6 +236,8 @@ class StandInWorker:
             result = _text_result(request, texts or ["hello"] * request.n, finish_reason)
         else:
             result = _image_result(request)
+        if self.fingerprint is not None:
+            result = result.model_copy(update={"fingerprint": self.fingerprint})
         value = base64.b64encode(result.model_dump_json().encode())
         self._end(job_id, "finished", {"type": 1, "return_value": value}, publish)
 

@@ -39,10 +39,10 @@ def every_route(app):
     """(method, path) of all routes there are."""
     for rule in app.url_map.iter_rules():
         for method in rule.methods or ():
-            yield method, rule.rule.replace("<job_id>", "x").replace("<name>", "tiny-text")
+            yield method, rule.rule.replace("<job_id>", "x").replace("<name>", "tiny-text").replace("<index>", "0")
 
 
-def test_every_route_but_health_needs_a_key_once_one_exists(app, client, api_keys):
+def test_every_route_but_health_and_signed_urls_needs_a_key_once_one_exists(app, client, api_keys):
     api_keys.create("one", "infer")
     routes = [*every_route(app), ("GET", "/nowhere"), ("PUT", "/v1/jobs"), ("TRACE", "/metrics")]
     opened = set()
@@ -50,7 +50,8 @@ def test_every_route_but_health_needs_a_key_once_one_exists(app, client, api_key
         response = client.open(path, method=method)
         if response.status_code != 401:
             opened.add(path)
-    assert opened == {"/healthz", "/readyz"}
+    assert opened == {"/healthz", "/readyz", "/v1/images/x/0.png"}
+    assert client.get("/v1/images/x/0.png").status_code == 403
 
 
 def test_without_a_key_nothing_reaches_redis(client, api_keys, redis):

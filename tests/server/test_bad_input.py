@@ -147,7 +147,7 @@ def test_a_spoiled_message_reaches_no_waiter_and_stops_nothing(app, spoiled, dat
     with waiting.listen("j") as mailbox:
         waiting._dispatch({"type": "message", "channel": channel, "data": raw})
         mail = mailbox.get(0)
-    assert mail is None or not isinstance(mail, Delta) or (mail.choice >= 0 and mail.offset >= 0)
+    assert mail is None or not isinstance(mail.news, Delta) or (mail.news.choice >= 0 and mail.news.offset >= 0)
 
 
 @pytest.mark.parametrize("delta", [[9, 0, "x"], [-1, 0, "x"], [0, -5, "x"], [10**40, 0, "x"], [0, 10**40, "x"]])

@@ -103,7 +103,8 @@ def script(monkeypatch):
 
         def get(self, timeout_seconds):
             step = waiting_mail.pop(0) if waiting_mail else waiting.Look.AGAIN
-            return step() if callable(step) else step
+            news = step() if callable(step) else step
+            return waiting.Mail(0, news or waiting.Look.AGAIN)
 
         monkeypatch.setattr(waiting.Mailbox, "get", get)
 

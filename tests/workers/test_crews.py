@@ -67,14 +67,37 @@ def crews(made, refused):
     return crews
 
 
-def want(crews, *targets):
-    crews.want(dict.fromkeys(targets))
+def want(crews, *targets, reloads=0):
+    crews.want(dict.fromkeys(targets), reloads)
 
 
 def test_nothing_changes_while_what_is_wanted_is_served(crews, made):
     want(crews, B1, A1)
     assert not crews.change()
     assert len(made) == 1
+
+
+def test_a_reload_brings_new_crews_for_the_same_models_each_time(crews, made):
+    for count in (1, 2):
+        want(crews, A1, B1, reloads=count)
+        assert not crews.change()
+        assert len(made) == count + 1
+        made[-1].becomes_ready()
+        assert crews.change()
+        assert crews.serving is made[-1]
+        assert not crews.change()
+    assert len(made) == 3
+
+
+def test_a_reload_that_fails_is_given_up_and_not_tried_for_ever(crews, made):
+    want(crews, A1, B1, reloads=1)
+    crews.change()
+    made[-1].child_restarts = MOST_FAILED_STARTS
+    crews.change()
+    assert crews.serving is made[0]
+    crews._next_start = 0.0
+    crews.change()
+    assert len(made) == 2
 
 
 def test_the_old_crew_serves_until_the_new_one_is_ready_and_then_ends_what_it_alone_has(crews, made):

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from contracts import controls
 from contracts.announcements import read_announcements
 from contracts.bundle import WEIGHTS
 from contracts.orders import Order
@@ -54,11 +55,19 @@ def request(bundle, seed, **changes):
     return TextRequest(target=bundle.target(), seed=seed, prompt_tokens=tokens, **fields)
 
 
-def wait_for_version(connection, version, seconds=60):
+def wait_for(condition, fault, seconds=60):
     deadline = time.monotonic() + seconds
-    while [served.target.version for each in read_announcements(connection) for served in each.models] != [version]:
-        assert time.monotonic() < deadline, f"version {version} is not served"
+    while not condition():
+        assert time.monotonic() < deadline, fault
         time.sleep(0.05)
+
+
+def served_versions(connection):
+    return [served.target.version for each in read_announcements(connection) for served in each.models]
+
+
+def wait_for_version(connection, version):
+    wait_for(lambda: served_versions(connection) == [version], f"version {version} is not served")
 
 
 def assert_made_by(record, bundle):
@@ -91,7 +100,7 @@ def test_a_broken_version_is_refused_and_the_old_one_stays(start, versions, stor
     add_version(versions, store, weights=b"no weights")
     seen = ""
     deadline = time.monotonic() + 60
-    while "lstm@2/pytorch-fp32/normal is given up; what was served before stays" not in seen:
+    while "lstm@2/pytorch-fp32 is given up; what was served before stays" not in seen:
         assert time.monotonic() < deadline, seen
         seen += capfd.readouterr().err
         time.sleep(0.2)
@@ -137,3 +146,59 @@ def test_a_child_killed_while_it_loads_a_new_version_costs_nothing(
     assert_made_by(wait_ended(jobs.submit(Order(request=request(first, 1), **LIFETIMES))), first)
     wait_for_version(connection, 2)
     assert_made_by(wait_ended(jobs.submit(Order(request=request(second, 1), **LIFETIMES))), second)
+
+
+# Control by an operator
+
+
+def test_an_unloaded_model_ends_what_was_accepted_and_comes_back_when_it_is_loaded(
+    start, versions, jobs, connection, wait_ended
+):
+    worker = start()
+    bundle = versions.open("lstm")
+    wait_for_version(connection, 1)
+    controls.unload(connection, "lstm")
+    ids = [jobs.submit(Order(request=request(bundle, seed, max_tokens=1000), **LIFETIMES)) for seed in range(4)]
+    for job_id in ids:
+        assert_made_by(wait_ended(job_id), bundle)
+    wait_for(lambda: served_versions(connection) == [], "it is served still")
+    controls.load(connection, "lstm")
+    wait_for_version(connection, 1)
+    assert_made_by(wait_ended(jobs.submit(Order(request=request(bundle, 9), **LIFETIMES))), bundle)
+    assert worker.poll() is None
+
+
+def test_a_reload_brings_a_fresh_engine_while_the_old_one_ends_what_it_has(
+    start, versions, jobs, connection, wait_ended
+):
+    worker = start()
+    bundle = versions.open("lstm")
+    wait_for_version(connection, 1)
+    (old,) = psutil.Process(worker.pid).children()
+    ids = [jobs.submit(Order(request=request(bundle, seed, max_tokens=3000), **LIFETIMES)) for seed in range(4)]
+    time.sleep(2.5)  # the worker has looked at the controls once
+    controls.reload(connection, "lstm")
+    old.wait(60)
+    (new,) = psutil.Process(worker.pid).children()
+    assert new.pid != old.pid
+    ids.append(jobs.submit(Order(request=request(bundle, 9), **LIFETIMES)))
+    for job_id in ids:
+        assert_made_by(wait_ended(job_id), bundle)
+    assert [each.child_restarts for each in read_announcements(connection)] == [0]
+
+
+def test_a_drained_worker_takes_nothing_until_it_is_resumed(start, versions, jobs, connection, wait_ended):
+    start()
+    bundle = versions.open("lstm")
+    wait_for_version(connection, 1)
+    (name,) = (each.worker for each in read_announcements(connection))
+    running = jobs.submit(Order(request=request(bundle, 1, max_tokens=3000, n=8), **LIFETIMES))
+    wait_for(lambda: jobs.read(running).status == "running", "it does not start")
+    controls.drain(connection, name)
+    wait_for(lambda: not any(each.ready for each in read_announcements(connection)), "it is ready still")
+    waiting = jobs.submit(Order(request=request(bundle, 2), **LIFETIMES))
+    assert_made_by(wait_ended(running), bundle)
+    time.sleep(1.5)  # longer than a worker waits between two looks at its queues
+    assert jobs.read(waiting).status == "queued"
+    controls.resume(connection, name)
+    assert_made_by(wait_ended(waiting), bundle)
