@@ -111,8 +111,12 @@ class JobQueue:
         A Redis whose disk fills up acknowledges the write that it cannot keep, and refuses all after it; were it killed
         then, the job would be lost.
         """
-        self._redis.delete(keys.NOTHING)
-        return self.read(job_id)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(keys.NOTHING)  # refused, it takes the others with it
+            pipe.hmget(_job_key(job_id), *_FIELDS)
+            pipe.xrevrange(_results_key(job_id), count=1)
+            _, fields, results = pipe.execute(raise_on_error=False)
+        return _readable(job_id, fields, results)
 
     def read(self, job_id: str) -> JobRecord:
         """Raises NotFound for an id that was never given out or has outlived its lifetime."""
@@ -145,7 +149,7 @@ class JobQueue:
         records: list[JobRecord] = []
         for begin in range(0, len(job_ids), MOST_AT_ONCE):
             part = job_ids[begin : begin + MOST_AT_ONCE]
-            with self._redis.pipeline(transaction=False) as pipe:
+            with self._redis.pipeline(transaction=True) as pipe:
                 for job_id in part:
                     pipe.hmget(_job_key(job_id), *_FIELDS)
                     pipe.xrevrange(_results_key(job_id), count=1)
@@ -277,6 +281,23 @@ redis.call('PUBLISH', 'kamishibai:ended', cjson.encode({id}))
 return 'cancelled'
 """
 )
+
+
+def accepted(order: Order) -> JobRecord:
+    """A job as whoever has just put it on its queue knows it."""
+    return JobRecord(
+        id=order.job_id,
+        status="queued",
+        request=order.request,
+        created_at=time.time(),
+        started_at=None,
+        ended_at=None,
+        result=None,
+        error=None,
+        queue=order.queue,
+        result_seconds=order.result_seconds,
+        meta=order.meta,
+    )
 
 
 def check_job_id(job_id: str) -> str:
