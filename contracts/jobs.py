@@ -195,12 +195,14 @@ class JobQueue:
         """Give ended jobs a lifetime of so many seconds from now on."""
         until = time.time() + seconds
         for begin in range(0, len(records), MOST_AT_ONCE):
+            part = records[begin : begin + MOST_AT_ONCE]
             with self._redis.pipeline(transaction=False) as pipe:
-                for record in records[begin : begin + MOST_AT_ONCE]:
-                    for key in _keys_of(record):
-                        pipe.expire(key, seconds)
+                for key in (key for record in part for key in _keys_of(record)):
+                    pipe.expire(key, seconds)
+                for queue in {record.queue for record in part}:
+                    lives = {record.id: until for record in part if record.queue == queue}
                     for registry in ("finished", "failed"):
-                        pipe.zadd(f"rq:{registry}:{record.queue}", {record.id: until}, xx=True)
+                        pipe.zadd(f"rq:{registry}:{queue}", lives, xx=True)
                 pipe.execute()
 
     def delete(self, record: JobRecord) -> None:
@@ -256,7 +258,7 @@ CANCEL = (
 local id = ARGV[1]
 local job = 'rq:job:' .. id
 if redis.call('TYPE', job).ok ~= 'hash' then return 'missing' end
-local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl')
+local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl', 'meta')
 local status, queue, worker, lifetime = fields[1], fields[2], fields[3], whole(fields[4], 3600)
 if not status or not queue then return 'missing' end
 if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
@@ -276,7 +278,7 @@ expire_texts(id, lifetime)
 if status == 'started' and worker and worker ~= '' then
   redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
 end
-leave(id, now)
+leave(id, fields[5], now)
 redis.call('PUBLISH', 'kamishibai:ended', cjson.encode({id}))
 return 'cancelled'
 """

@@ -88,7 +88,7 @@ def test_pickles_beside_a_job_stay_unopened(start_worker, jobs, request_, connec
     assert wait_ended(job_id).status == "succeeded"
     connection.xadd(f"rq:results:{job_id}", {"type": 1, "return_value": bomb})
     assert jobs.read(job_id).result is None
-    assert jobs.read(job_id).owner is None
+    assert jobs.read(job_id).meta.owner is None
     connection.hset(f"rq:job:{job_id}", "status", "failed")
     connection.xadd(f"rq:results:{job_id}", {"type": 2, "exc_string": bomb})
     assert json.dumps(jobs.read(job_id).error.body())
