@@ -6,7 +6,6 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple
 from itertools import islice
 from typing import NamedTuple
 
@@ -247,7 +246,11 @@ def _row(order: Order, limits: OrderLimits) -> Row:
     repeats, owner = order.idempotency, keys.owner(order.owner)
     return (
         owner,
-        *astuple(limits),
+        limits.queued_jobs,
+        limits.queued_work,
+        limits.queued_bytes,
+        limits.jobs_per_minute,
+        limits.unfinished_jobs,
         order.job_id,
         order.queue,
         pack(request),

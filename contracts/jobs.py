@@ -9,7 +9,7 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -144,8 +144,8 @@ class JobQueue:
         found = cast(list[bytes], self._redis.zrevrange(index, begin, begin + most - 1))
         return [job_id.decode() for job_id in found]
 
-    def read_all(self, job_ids: list[str]) -> list[JobRecord]:
-        """Those of these jobs that exist."""
+    def read_all(self, job_ids: list[str], known: Mapping[str, Request] | None = None) -> list[JobRecord]:
+        """Those of these jobs that exist. `known` are requests, by job, that need not be read again."""
         records: list[JobRecord] = []
         for begin in range(0, len(job_ids), MOST_AT_ONCE):
             part = job_ids[begin : begin + MOST_AT_ONCE]
@@ -156,7 +156,7 @@ class JobQueue:
                 answers = pipe.execute(raise_on_error=False)
             for job_id, fields, results in zip(part, answers[::2], answers[1::2], strict=True):
                 with suppress(NotFound):
-                    records.append(_readable(job_id, fields, results))
+                    records.append(_readable(job_id, fields, results, (known or {}).get(job_id)))
         return records
 
     def pictures(self, result: ImageResult) -> list[str]:
@@ -312,7 +312,7 @@ def check_job_id(job_id: str) -> str:
 _FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "result_ttl", "meta")
 
 
-def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
+def _readable(job_id: str, fields: Any, results: Any, request: Request | None = None) -> JobRecord:
     """A job as Redis has answered. Raises NotFound for what is none of ours, ResponseError for another fault."""
     for answer in (fields, results):
         if isinstance(answer, ResponseError) and "WRONGTYPE" not in str(answer):
@@ -320,15 +320,15 @@ def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
     if not isinstance(fields, list) or not isinstance(results, list) or fields[0] is None or fields[1] is None:
         raise no_such_job(job_id)
     try:
-        return _record(job_id, fields, results[0][1] if results else {})
+        return _record(job_id, fields, results[0][1] if results else {}, request)
     except InvalidRequest:
         raise no_such_job(job_id) from None  # a job of somebody else's on the same Redis
 
 
-def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
+def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes], request: Request | None) -> JobRecord:
     status_of_rq, data, created_at, started_at, ended_at, origin, lifetime, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
-    request = request_of(data or b"")
+    request = request or request_of(data or b"")
     error = _error_of(result) if status == "failed" else None
     return JobRecord(
         id=job_id,

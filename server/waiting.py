@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
 
@@ -23,7 +23,7 @@ from contracts import keys
 from contracts.enqueue import MOST_AT_ONCE
 from contracts.errors import one_line
 from contracts.jobs import JobQueue, JobRecord
-from contracts.requests import Count, describe
+from contracts.requests import Count, Request, describe
 from server.counters import RequestCounters
 
 RECHECK_SECONDS = 5.0
@@ -65,6 +65,7 @@ class Mailbox:
     def __init__(self, places: int = 1) -> None:
         self._mail: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self._places = places
+        self.records: list[JobRecord] = []  # the jobs as they were last seen, once they were
         self._look_at = time.monotonic() + RECHECK_SECONDS
 
     def put(self, mail: Mail) -> None:
@@ -124,6 +125,7 @@ class Waiting:
         self, mailbox: Mailbox, records: list[JobRecord], timeout_seconds: float, still_there: Callable[[], bool]
     ) -> list[JobRecord]:
         """As `wait_all_ended`, for the jobs of this mailbox. `records` are as they were when it was made, or later."""
+        mailbox.records = records
         deadline = time.monotonic() + timeout_seconds
         while _goes_on(records) and still_there() and (left := deadline - time.monotonic()) > 0:
             mail = mailbox.get(min(left, GLANCE_SECONDS))
@@ -222,11 +224,19 @@ class Waiting:
             while len(job_ids) < MOST_AT_ONCE and not self._ended.empty():
                 job_ids.append(self._ended.get())
             try:
-                records = {record.id: record for record in self._jobs.read_all(job_ids) if record.ended}
+                found = self._jobs.read_all(job_ids, known=self._requests(job_ids))
+                records = {record.id: record for record in found if record.ended}
             except Exception:  # whatever it is, whoever waits for the job that is to blame meets it
                 records = {}
             for job_id in job_ids:
                 self._deliver(job_id, records.get(job_id, Look.AGAIN))
+
+    def _requests(self, job_ids: Iterable[str]) -> dict[str, Request]:
+        """What these jobs were asked to do, as far as those who wait know it."""
+        with self._lock:
+            waiters = [waiter for job_id in job_ids for waiter in self._mailboxes.get(job_id, ())]
+        seen = (mailbox.records[place] for mailbox, place in waiters if mailbox.records)
+        return {record.id: record.request for record in seen}
 
     def _deliver(self, job_id: str, news: Delta | JobRecord | Look) -> None:
         with self._lock:
