@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import resource
 import socket
 import threading
 import time
@@ -103,14 +102,6 @@ def test_thousands_of_idle_connections_keep_nobody_out_and_are_closed(server, ma
         assert all(connection.recv(1) == b"" for connection in idle)
         assert time.monotonic() - began < GUNICORNS_SECONDS + 8
     assert "Traceback" not in server.log()
-
-
-@pytest.fixture
-def many_descriptors():
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, before[1]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize(
