@@ -17,6 +17,7 @@ from pathlib import Path
 
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle
 from contracts.connection import connect
+from contracts.errors import InvalidRequest
 from contracts.logs import configuration
 from contracts.requests import Request, TextRequest
 from contracts.settings import from_environment
@@ -62,7 +63,8 @@ class EchoEngine:
         return self.free > 0
 
     def add(self, job_id: str, request: Request) -> None:
-        assert isinstance(request, TextRequest)
+        if not isinstance(request, TextRequest):
+            raise InvalidRequest("only texts have an echo")
         self._left[job_id] = list(request.prompt_tokens[: request.max_tokens])
         if request.stream:
             self._streams.add(job_id)

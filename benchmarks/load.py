@@ -60,7 +60,7 @@ class Client:
 
 def _content_length(head: bytes) -> int | None:
     """None for an answer that is sent in chunks."""
-    before, found, after = head.partition(b"\r\ncontent-length:")
+    _, found, after = head.partition(b"\r\ncontent-length:")
     return int(after.split(b"\r\n", 1)[0]) if found else None
 
 

@@ -6,8 +6,8 @@ Run by the Python that it is installed for; imports nothing of ours. With `strea
 request at a time: LitServe streams no batches.
 """
 
-# NOTE: no `from __future__ import annotations`: LitServe and FastAPI look at the types themselves. A `Request` is parsed
-# as JSON and comes as its dict; `Any` has no answer checked against a model.
+# NOTE: no `from __future__ import annotations`: LitServe and FastAPI look at the types themselves. A `Request` is
+# parsed as JSON and comes as its dict; `Any` has no answer checked against a model.
 import sys
 from collections.abc import Iterator
 from typing import Any

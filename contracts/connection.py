@@ -9,7 +9,8 @@ from typing import Any
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 TIMEOUT_SECONDS = 5.0
@@ -22,13 +23,13 @@ class _Pool(BlockingConnectionPool):
     """Asks the system whether a connection is still sound only when it has not been used for a while: under gevent
     that costs as much as a round trip to Redis. One that has broken just now fails its next call."""
 
-    def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Raises redis' ConnectionError and TimeoutError."""
         self._checkpid()
         try:
             connection: AbstractConnection = self.pool.get(timeout=self.timeout) or self.make_connection()
         except Empty:
-            raise ConnectionError(f"all {self.max_connections} connections to Redis are in use") from None
+            raise RedisConnectionError(f"all {self.max_connections} connections to Redis are in use") from None
         try:
             connection.connect()
             if _is_broken(connection):
@@ -46,7 +47,7 @@ def _is_broken(connection: AbstractConnection) -> bool:
         return False
     try:
         return bool(connection.can_read())  # it was closed, or what is there belongs to an earlier call
-    except (ConnectionError, TimeoutError, OSError):
+    except (RedisError, OSError):
         return True
 
 

@@ -10,7 +10,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from redis import Redis, RedisError
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from contracts import keys
 from contracts.errors import (
@@ -232,7 +233,7 @@ class Enqueuer:
             for ticket in tickets:
                 ticket.answers = list(islice(answers, len(ticket.rows)))
         except BaseException as error:
-            if isinstance(error, ConnectionError | TimeoutError):
+            if isinstance(error, RedisConnectionError | RedisTimeoutError):
                 tickets += self._line
                 self._line.clear()
             for ticket in tickets:

@@ -118,7 +118,8 @@ for i = 7, #ARGV, 2 do
       local meta = told(fields[4])
       work, bytes = work + whole(meta.work, 0), bytes + #(fields[2] or '')
       if type(meta.deadline) == 'number' then
-        if is('kamishibai:deadlines:' .. queue, 'zset') then redis.call('ZREM', 'kamishibai:deadlines:' .. queue, id) end
+        local deadlines = 'kamishibai:deadlines:' .. queue
+        if is(deadlines, 'zset') then redis.call('ZREM', deadlines, id) end
         if meta.deadline < time then
           fail(id, '', queue, worker, 'failed', ARGV[6], time, stamp, iso)
           expired[#expired + 1] = id

@@ -1,4 +1,4 @@
-"""Two thousand clients that wait at once, at one real server process: all are served, and nobody else waits for them."""
+"""Two thousand clients that wait at once, at one real server process: all are served, nobody else waits for them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import psutil
 import pytest
@@ -165,7 +166,7 @@ def test_two_thousand_waiting_clients_are_served_and_others_are_answered_promptl
         clients = []
         for begin in range(0, len(requests), GROUP):
             clients += [crowd.send(*request) for request in requests[begin : begin + GROUP]]
-            eventually(lambda: sum(waiting(server, read_all).values()) == len(clients), 30)
+            eventually(partial(all_wait, server, read_all, len(clients)), 30)
         polls, readers, calls = clients[:POLLS], clients[POLLS:-CALLS], clients[-CALLS:]
         assert waiting(server, read_all) == {"answer": POLLS, "stream": READERS + CALLS}
         queued = [job_id.decode() for job_id in redis.lrange(worker.queues[1], 0, -1)]
@@ -181,7 +182,7 @@ def test_two_thousand_waiting_clients_are_served_and_others_are_answered_promptl
         gone = polls[:VANISHING] + readers[:VANISHING] + calls[:VANISHING]
         staying = polls[VANISHING:] + readers[VANISHING:] + calls[VANISHING:]
         crowd.leave(gone)
-        eventually(lambda: sum(waiting(server, read_all).values()) == len(staying), 30)
+        eventually(partial(all_wait, server, read_all, len(staying)), 30)
         jobs = JobQueue(redis)
         left = [job_id for job_id in called if not jobs.read(job_id).ended]
         assert len(left) == CALLS - VANISHING
@@ -205,6 +206,10 @@ def waiting(server, read_all):
     """Clients that wait, by kind, as the server counts them."""
     metrics = read_all(server.request("GET", "/metrics")).decode()
     return {kind: int(float(count)) for kind, count in WAITING.findall(metrics)}
+
+
+def all_wait(server, read_all, count):
+    return sum(waiting(server, read_all).values()) == count
 
 
 def private_bytes(process):
