@@ -9,7 +9,7 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,8 +111,12 @@ class JobQueue:
         A Redis whose disk fills up acknowledges the write that it cannot keep, and refuses all after it; were it killed
         then, the job would be lost.
         """
-        self._redis.delete(keys.NOTHING)
-        return self.read(job_id)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(keys.NOTHING)  # refused, it takes the others with it
+            pipe.hmget(_job_key(job_id), *_FIELDS)
+            pipe.xrevrange(_results_key(job_id), count=1)
+            _, fields, results = pipe.execute(raise_on_error=False)
+        return _readable(job_id, fields, results)
 
     def read(self, job_id: str) -> JobRecord:
         """Raises NotFound for an id that was never given out or has outlived its lifetime."""
@@ -140,19 +144,19 @@ class JobQueue:
         found = cast(list[bytes], self._redis.zrevrange(index, begin, begin + most - 1))
         return [job_id.decode() for job_id in found]
 
-    def read_all(self, job_ids: list[str]) -> list[JobRecord]:
-        """Those of these jobs that exist."""
+    def read_all(self, job_ids: list[str], known: Mapping[str, Request] | None = None) -> list[JobRecord]:
+        """Those of these jobs that exist. `known` are requests, by job, that need not be read again."""
         records: list[JobRecord] = []
         for begin in range(0, len(job_ids), MOST_AT_ONCE):
             part = job_ids[begin : begin + MOST_AT_ONCE]
-            with self._redis.pipeline(transaction=False) as pipe:
+            with self._redis.pipeline(transaction=True) as pipe:
                 for job_id in part:
                     pipe.hmget(_job_key(job_id), *_FIELDS)
                     pipe.xrevrange(_results_key(job_id), count=1)
                 answers = pipe.execute(raise_on_error=False)
             for job_id, fields, results in zip(part, answers[::2], answers[1::2], strict=True):
                 with suppress(NotFound):
-                    records.append(_readable(job_id, fields, results))
+                    records.append(_readable(job_id, fields, results, (known or {}).get(job_id)))
         return records
 
     def ended(self, job_ids: list[str]) -> list[bool | None]:
@@ -202,12 +206,14 @@ class JobQueue:
         """Give ended jobs a lifetime of so many seconds from now on."""
         until = time.time() + seconds
         for begin in range(0, len(records), MOST_AT_ONCE):
+            part = records[begin : begin + MOST_AT_ONCE]
             with self._redis.pipeline(transaction=False) as pipe:
-                for record in records[begin : begin + MOST_AT_ONCE]:
-                    for key in _keys_of(record):
-                        pipe.expire(key, seconds)
+                for key in (key for record in part for key in _keys_of(record)):
+                    pipe.expire(key, seconds)
+                for queue in {record.queue for record in part}:
+                    lives = {record.id: until for record in part if record.queue == queue}
                     for registry in ("finished", "failed"):
-                        pipe.zadd(f"rq:{registry}:{record.queue}", {record.id: until}, xx=True)
+                        pipe.zadd(f"rq:{registry}:{queue}", lives, xx=True)
                 pipe.execute()
 
     def delete(self, record: JobRecord) -> None:
@@ -263,7 +269,7 @@ CANCEL = (
 local id = ARGV[1]
 local job = 'rq:job:' .. id
 if redis.call('TYPE', job).ok ~= 'hash' then return 'missing' end
-local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl')
+local fields = redis.call('HMGET', job, 'status', 'origin', 'worker_name', 'result_ttl', 'meta')
 local status, queue, worker, lifetime = fields[1], fields[2], fields[3], whole(fields[4], 3600)
 if not status or not queue then return 'missing' end
 if status == 'finished' or status == 'failed' or status == 'canceled' or status == 'stopped' then return 'ended' end
@@ -283,11 +289,28 @@ expire_texts(id, lifetime)
 if status == 'started' and worker and worker ~= '' then
   redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
 end
-leave(id, now)
+leave(id, fields[5], now)
 redis.call('PUBLISH', 'kamishibai:ended', cjson.encode({id}))
 return 'cancelled'
 """
 )
+
+
+def accepted(order: Order) -> JobRecord:
+    """A job as whoever has just put it on its queue knows it."""
+    return JobRecord(
+        id=order.job_id,
+        status="queued",
+        request=order.request,
+        created_at=time.time(),
+        started_at=None,
+        ended_at=None,
+        result=None,
+        error=None,
+        queue=order.queue,
+        result_seconds=order.result_seconds,
+        meta=order.meta,
+    )
 
 
 def check_job_id(job_id: str) -> str:
@@ -300,7 +323,7 @@ def check_job_id(job_id: str) -> str:
 _FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "result_ttl", "meta")
 
 
-def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
+def _readable(job_id: str, fields: Any, results: Any, request: Request | None = None) -> JobRecord:
     """A job as Redis has answered. Raises NotFound for what is none of ours, ResponseError for another fault."""
     for answer in (fields, results):
         if isinstance(answer, ResponseError) and "WRONGTYPE" not in str(answer):
@@ -308,15 +331,15 @@ def _readable(job_id: str, fields: Any, results: Any) -> JobRecord:
     if not isinstance(fields, list) or not isinstance(results, list) or fields[0] is None or fields[1] is None:
         raise no_such_job(job_id)
     try:
-        return _record(job_id, fields, results[0][1] if results else {})
+        return _record(job_id, fields, results[0][1] if results else {}, request)
     except InvalidRequest:
         raise no_such_job(job_id) from None  # a job of somebody else's on the same Redis
 
 
-def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes]) -> JobRecord:
+def _record(job_id: str, fields: list[bytes | None], result: dict[bytes, bytes], request: Request | None) -> JobRecord:
     status_of_rq, data, created_at, started_at, ended_at, origin, lifetime, meta = fields
     status = _STATUS_OF_RQ.get((status_of_rq or b"").decode(errors="replace"), "queued")
-    request = request_of(data or b"")
+    request = request or request_of(data or b"")
     error = _error_of(result) if status == "failed" else None
     return JobRecord(
         id=job_id,

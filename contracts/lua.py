@@ -38,11 +38,11 @@ local function is(key, ...)
 end
 """
 
-# engine_of(queue): the engine that runs the jobs of a queue. ring(queue): leave one token at its bell.
+# engine_of(queue): the engine that runs the jobs of a queue. ring(engine): leave one token at its bell.
 RING = f"""
 local function engine_of(queue) return string.match(queue, '^(.*)/[^/]*$') or queue end
-local function ring(queue)
-  local bell = 'kamishibai:bell:' .. engine_of(queue)
+local function ring(engine)
+  local bell = 'kamishibai:bell:' .. engine
   if redis.call('LLEN', bell) == 0 then redis.call('RPUSH', bell, '1') end
   redis.call('EXPIRE', bell, {keys.BELL_SECONDS})
 end
@@ -57,21 +57,27 @@ local function told(meta)
 end
 """
 
+# weigh_all(engine, work, bytes): so much has come to an engine's queues, or, below 0, gone from them. The sums are only
+# as good as everybody who takes jobs off; whoever finds all queues of an engine empty forgets them.
+WEIGH_ALL = f"""
+local function weigh_all(engine, work, bytes)
+  local load = 'kamishibai:load:' .. engine
+  if is(load, 'hash', 'none') then
+    redis.call('HINCRBY', load, 'work', work)
+    redis.call('HINCRBY', load, 'bytes', bytes)
+    redis.call('EXPIRE', load, {keys.LOAD_SECONDS})
+  end
+end
+"""
+
 # weigh(queue, id, sign): a job has come to its engine's queues (1) or gone from them (-1), with its deadline.
-# The sums are only as good as everybody who takes jobs off; whoever finds all queues of an engine empty forgets them.
 WEIGH = (
-    TOLD
+    WEIGH_ALL
     + """
 local function weigh(queue, id, sign)
-  local job, load, deadlines = 'rq:job:' .. id, 'kamishibai:load:' .. engine_of(queue), 'kamishibai:deadlines:' .. queue
+  local job, deadlines = 'rq:job:' .. id, 'kamishibai:deadlines:' .. queue
   local meta = told(redis.call('HGET', job, 'meta'))
-  if is(load, 'hash', 'none') then
-    redis.call('HINCRBY', load, 'work', sign * whole(meta.work, 0))
-    redis.call('HINCRBY', load, 'bytes', sign * redis.call('HSTRLEN', job, 'data'))
-    redis.call('EXPIRE', load, """
-    + str(keys.LOAD_SECONDS)
-    + """)
-  end
+  weigh_all(engine_of(queue), sign * whole(meta.work, 0), sign * redis.call('HSTRLEN', job, 'data'))
   if type(meta.deadline) == 'number' and is(deadlines, 'zset', 'none') then
     if sign > 0 then redis.call('ZADD', deadlines, meta.deadline, id) else redis.call('ZREM', deadlines, id) end
   end
@@ -80,10 +86,11 @@ end
 """
 )
 
-# leave(id, now): a job has ended. It counts no longer as one of its owner's, and whoever asked for word gets some.
+# leave(id, meta, now): a job with this `meta` has ended. It counts no longer as one of its owner's, and whoever asked
+# for word gets some.
 LEAVE = """
-local function leave(id, now)
-  local meta = told(redis.call('HGET', 'rq:job:' .. id, 'meta'))
+local function leave(id, meta, now)
+  meta = told(meta)
   local unfinished, webhooks = 'kamishibai:unfinished:' .. tostring(meta.owner), 'kamishibai:webhooks'
   if meta.owner and is(unfinished, 'zset') then redis.call('ZREM', unfinished, id) end
   if meta.webhook and is(webhooks, 'zset', 'none') then redis.call('ZADD', webhooks, now, id) end
@@ -102,8 +109,9 @@ end
 # expire_texts(id, seconds): give the texts of a streaming job their lifetime.
 EXPIRE_TEXTS = f"""
 local function expire_texts(id, seconds)
-  for choice = 0, {MAX_CHOICES - 1} do
-    redis.call('EXPIRE', 'kamishibai:text:' .. id .. ':' .. choice, seconds)
-  end
+  local texts = {{}}
+  for choice = 0, {MAX_CHOICES - 1} do texts[choice + 1] = 'kamishibai:text:' .. id .. ':' .. choice end
+  if redis.call('EXISTS', unpack(texts)) == 0 then return end
+  for _, text in ipairs(texts) do redis.call('EXPIRE', text, seconds) end
 end
 """

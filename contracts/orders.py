@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -72,7 +73,7 @@ class Order:
     def queue(self) -> str:
         return self.request.target.queue(self.priority)
 
-    @property
+    @cached_property
     def meta(self) -> JobMeta:
         return JobMeta(
             owner=self.owner,

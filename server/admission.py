@@ -37,7 +37,7 @@ def decode(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises InvalidRequest for anything else, whatever its content type."""
     try:
         text = raw.decode()
-        payload = json.loads(text, parse_constant=_refuse_constant)
+        payload = _JSON.decode(text)
         if "\\u" in text:
             json.dumps(payload, ensure_ascii=False).encode()  # a lone surrogate is no text: it has no UTF-8
     except UnicodeError:
@@ -311,3 +311,6 @@ def _seed(given: int | None) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

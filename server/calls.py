@@ -12,7 +12,7 @@ from redis import RedisError
 
 from contracts.enqueue import Accepted
 from contracts.errors import JobCancelled, JobTimedOut, KamishibaiError, NotFound, QueueFull, QueueUnavailable
-from contracts.jobs import JobRecord
+from contracts.jobs import JobRecord, accepted
 from contracts.orders import Idempotency, Order
 from contracts.requests import ImageRequest, JobBody, Request
 from server.access import caller
@@ -24,19 +24,15 @@ MARGIN_SECONDS = 30.0  # for the way through the queue, on top of the time that 
 log = logging.getLogger(__name__)
 
 
-def enqueue_calls(here: Services, requests: Sequence[Request]) -> list[str]:
-    """Put requests on the queue whose results are only read by the client that waits for them: all or none.
-
-    Returns the jobs' ids. Once they have been read, `Services.farewells` should be told. Raises what `enqueue` raises.
-    """
-    outcomes = enqueue_all(here, [_call_order(here, request) for request in requests])
-    job_ids = [outcome.job_id for outcome in outcomes if isinstance(outcome, Accepted)]
+def enqueue_calls(here: Services, orders: Sequence[Order]) -> None:
+    """Put orders of `call_order` on the queue, all or none. Once their jobs have been read, `Services.farewells` should
+    be told. Raises what `enqueue` raises."""
+    outcomes = enqueue_all(here, orders)
     for outcome in outcomes:
         if isinstance(outcome, KamishibaiError):
-            cancel_calls(here, job_ids)
+            cancel_calls(here, (each.job_id for each in outcomes if isinstance(each, Accepted)))
             raise outcome
-    g.job_id = job_ids[0]  # by which the answer is named, too
-    return job_ids
+    g.job_id = orders[0].job_id  # by which the answer is named, too
 
 
 def cancel_calls(here: Services, job_ids: Iterable[str]) -> None:
@@ -49,7 +45,8 @@ def cancel_calls(here: Services, job_ids: Iterable[str]) -> None:
             log.warning("job %s goes on although nobody waits, for it cannot be cancelled: %s", job_id, error)
 
 
-def _call_order(here: Services, request: Request) -> Order:
+def call_order(here: Services, request: Request) -> Order:
+    """Of a job whose result is only read by the client that waits for it."""
     return Order(
         request=request,
         result_seconds=_result_seconds(here, request),
@@ -130,13 +127,16 @@ def call_all(
 
 def _run_all(here: Services, requests: Sequence[Request], still_there: Callable[[], bool]) -> list[JobRecord]:
     """A client that leaves or waits too long takes its jobs with it, and so does the first job that fails."""
-    job_ids = enqueue_calls(here, requests)
+    orders = [call_order(here, request) for request in requests]
+    job_ids = [order.job_id for order in orders]
     timeout_seconds = longest_wait_seconds(here)
-    try:
-        records = here.waiting.wait_all_ended(job_ids, timeout_seconds, still_there)
-    except NotFound:
-        cancel_calls(here, job_ids)
-        raise lost_call() from None
+    with here.waiting.answer(*job_ids) as mailbox:
+        enqueue_calls(here, orders)
+        try:
+            records = here.waiting.until_ended(mailbox, list(map(accepted, orders)), timeout_seconds, still_there)
+        except NotFound:
+            cancel_calls(here, job_ids)
+            raise lost_call() from None
     cancel_calls(here, (record.id for record in records if not record.ended))
     for record in records:
         if not _is_read_later(record.request):

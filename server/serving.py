@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from contracts import logs
@@ -39,18 +40,56 @@ def serve(settings: Settings) -> None:
             folder.remove()
 
 
+class _Joining:
+    """A client's connection on which the head of an answer waits for what comes next: gunicorn sends it alone, and a
+    client would be woken twice. Nothing is between the two but the code that sends them."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._head: bytes | None = None
+        self._begun = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def sendall(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun, self._head = True, data
+            return
+        self._connection.sendall(self._taken_head() + data)
+
+    def flush(self) -> None:
+        """The answer is over; some have no body."""
+        if head := self._taken_head():
+            self._connection.sendall(head)
+
+    def _taken_head(self) -> bytes:
+        head, self._head = self._head, None
+        return head or b""
+
+
 class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
-    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
         """A client that does not take its answer is cut off; the next request's head must be here in gunicorn's 2 s."""
         sock.settimeout(self.app.settings.slow_client_seconds)
+        connection = _Joining(sock)
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            try:
+                super().handle_request(listener_name, req, connection, addr)
+            finally:
+                connection.flush()
         except TimeoutError:
             raise StopIteration from None  # gunicorn's way to say that this connection is over
+        gevent.sleep(0)  # a client whose next request is here already would be served before all others for ever
 
     def handle_exit(self, sig: signal.Signals, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         gevent.spawn(self.app.drain)  # a signal handler may run in gevent's hub, where nothing may block
+
+
+class _Log(Logger):  # type: ignore[misc] # gunicorn has no types
+    def access(self, *_: object) -> None:
+        """Requests are noted by server.traffic; gunicorn would put together a line that nobody writes."""
 
 
 # Not gunicorn's `Application`: that puts the working directory on sys.path, before our own packages.
@@ -100,6 +139,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "worker_class": _Worker,
         "worker_connections": CONNECTIONS,
         "graceful_timeout": GRACEFUL_SECONDS,
+        "logger_class": _Log,
         "logconfig_dict": _logging(settings),
         "control_socket_disable": True,  # nobody uses it, and it would lie at one fixed path for all installations
     }

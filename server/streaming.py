@@ -17,7 +17,7 @@ from contracts.errors import InvalidRequest, JobTimedOut, NotFound
 from contracts.jobs import JobQueue, JobRecord
 from contracts.requests import TextRequest
 from contracts.results import TextResult
-from server.calls import cancel_calls, enqueue_calls, longest_wait_seconds, lost_call
+from server.calls import call_order, cancel_calls, enqueue_calls, longest_wait_seconds, lost_call
 from server.failures import to_error
 from server.responses import end_chunk, result_body, result_of, text_chunk, usage_chunk
 from server.services import Services
@@ -105,7 +105,7 @@ class EventStream:
         if isinstance(mail.news, Delta):
             yield from self._text(transcript.news(mail.news))
             return
-        transcript.record = self._waiting.look_again(cast(JobRecord, transcript.record))
+        transcript.record = self._waiting.read(mail.news, cast(JobRecord, transcript.record))
         if transcript.ended:
             yield from self._end(transcript)
 
@@ -159,8 +159,10 @@ class CallStream(EventStream):
         """Puts the requests on the queue. Raises what `calls.enqueue_calls` raises, and redis.RedisError."""
         transcripts: list[Transcript] = []
         first_index = 0
-        for job_id, request in zip(enqueue_calls(here, requests), requests, strict=True):
-            transcripts.append(Transcript(here.jobs, job_id, [0] * request.n, first_index))
+        orders = [call_order(here, request) for request in requests]
+        enqueue_calls(here, orders)
+        for order, request in zip(orders, requests, strict=True):
+            transcripts.append(Transcript(here.jobs, order.job_id, [0] * request.n, first_index))
             first_index += request.n
         super().__init__(here.jobs, here.waiting, transcripts, still_there, include_usage)
         self._here = here

@@ -39,6 +39,8 @@ def end(response: Response) -> Response:
         seconds = time.monotonic() - told.began_at
         code = told.get("error_code", "")
         counters.count(method, route, status, code, seconds)
+        if not log.isEnabledFor(level):
+            return
         fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
         ids = {"request_id": told.request_id, "job_id": told.get("job_id")}
         log.log(level, "%s %s %d", method, route, status, extra=fields | ids | {"code": code or None})

@@ -1,7 +1,8 @@
 """Waiting for jobs: one Redis subscription per server process, however many requests wait.
 
 Pub/sub may lose messages (a reconnect, a stock worker that publishes nothing), so a message is only a hint: whoever
-waits looks at the job itself after registering, every few seconds, and after each reconnect.
+waits looks at the job itself after registering, unless it is put on its queue after that, every few seconds, and after
+each reconnect. Jobs that have ended are read for all who wait for them, many in one round trip.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
 
@@ -19,9 +20,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from redis import Redis, RedisError
 
 from contracts import keys
+from contracts.enqueue import MOST_AT_ONCE
 from contracts.errors import one_line
 from contracts.jobs import JobQueue, JobRecord
-from contracts.requests import Count, describe
+from contracts.requests import Count, Request, describe
 from server.counters import RequestCounters
 
 RECHECK_SECONDS = 5.0
@@ -46,10 +48,11 @@ class Look(enum.Enum):
 
 
 class Mail(NamedTuple):
-    """What is told of one of the jobs that somebody waits for; `place` is the job's among theirs."""
+    """What is told of one of the jobs that somebody waits for; `place` is the job's among theirs. A record is that of a
+    job that has ended."""
 
     place: int
-    news: Delta | Look
+    news: Delta | JobRecord | Look
 
 
 _ENDED = TypeAdapter(Annotated[list[str], Field(fail_fast=True)])
@@ -62,6 +65,7 @@ class Mailbox:
     def __init__(self, places: int = 1) -> None:
         self._mail: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self._places = places
+        self.records: list[JobRecord] = []  # the jobs as they were last seen, once they were
         self._look_at = time.monotonic() + RECHECK_SECONDS
 
     def put(self, mail: Mail) -> None:
@@ -95,7 +99,8 @@ class Waiting:
         self._lock = threading.Lock()
         # Job id -> those who wait for it, each with the job's place among theirs; never an empty list.
         self._mailboxes: dict[str, list[tuple[Mailbox, int]]] = {}
-        self._subscriber: threading.Thread | None = None
+        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # jobs that somebody waits for, still to be read
+        self._begun = False
         self.draining = False
 
     def wait_ended(self, job_id: str, timeout_seconds: float, still_there: Callable[[], bool]) -> JobRecord:
@@ -113,22 +118,38 @@ class Waiting:
 
         Raises NotFound for a job that does not exist (any more).
         """
+        with self.answer(*job_ids) as mailbox:
+            return self.until_ended(mailbox, list(map(self._jobs.read, job_ids)), timeout_seconds, still_there)
+
+    def until_ended(
+        self, mailbox: Mailbox, records: list[JobRecord], timeout_seconds: float, still_there: Callable[[], bool]
+    ) -> list[JobRecord]:
+        """As `wait_all_ended`, for the jobs of this mailbox. `records` are as they were when it was made, or later."""
+        mailbox.records = records
         deadline = time.monotonic() + timeout_seconds
-        with self._counters.waiting_answers.track_inprogress(), self.listen(*job_ids) as mailbox:
-            records = list(map(self._jobs.read, job_ids))
-            while _goes_on(records) and still_there() and (left := deadline - time.monotonic()) > 0:
-                mail = mailbox.get(min(left, GLANCE_SECONDS))
-                if mail is not None and mail.news is Look.AGAIN and not records[mail.place].ended:
-                    records[mail.place] = self.look_again(records[mail.place])
+        while _goes_on(records) and still_there() and (left := deadline - time.monotonic()) > 0:
+            mail = mailbox.get(min(left, GLANCE_SECONDS))
+            if mail is None or isinstance(mail.news, Delta) or records[mail.place].ended:
+                continue
+            records[mail.place] = self.read(mail.news, records[mail.place])
         return records
 
-    def look_again(self, record: JobRecord) -> JobRecord:
-        """The job as it is now; while Redis is away, as it was: it has been accepted, and its waiter stays."""
+    def read(self, news: JobRecord | Look, record: JobRecord) -> JobRecord:
+        """The job of this record after these news; while Redis is away, as it was: it has been accepted, and its waiter
+        stays."""
+        if isinstance(news, JobRecord):
+            return news
         try:
             return self._jobs.read(record.id)
         except RedisError as error:
             log.warning("job %s cannot be read, trying again: %s", record.id, error)
             return record
+
+    @contextmanager
+    def answer(self, *job_ids: str) -> Iterator[Mailbox]:
+        """As `listen`, for a client that is sent an answer when all have ended."""
+        with self._counters.waiting_answers.track_inprogress(), self.listen(*job_ids) as mailbox:
+            yield mailbox
 
     @contextmanager
     def stream(self, *job_ids: str) -> Iterator[Mailbox]:
@@ -138,14 +159,16 @@ class Waiting:
 
     @contextmanager
     def listen(self, *job_ids: str) -> Iterator[Mailbox]:
-        """A mailbox for the deltas and ends of jobs. Look at each once after registering: mail from before is lost."""
+        """A mailbox for the deltas and ends of jobs. Put them on their queue, or look at each once, after registering:
+        mail from before is lost."""
         mailbox = Mailbox(len(job_ids))
         with self._lock:
             for place, job_id in enumerate(job_ids):
                 self._mailboxes.setdefault(job_id, []).append((mailbox, place))
-            if self._subscriber is None:
-                self._subscriber = threading.Thread(target=self._subscribe, name="waiting", daemon=True)
-                self._subscriber.start()
+            if not self._begun:
+                self._begun = True
+                for name, work in {"waiting": self._subscribe, "reading": self._read_ended}.items():
+                    threading.Thread(target=work, name=name, daemon=True).start()
         try:
             yield mailbox
         finally:
@@ -186,14 +209,36 @@ class Waiting:
         try:
             if message["channel"] == keys.ENDED_CHANNEL.encode():
                 for job_id in _ENDED.validate_json(message["data"]):
-                    self._deliver(job_id, Look.AGAIN)
+                    if job_id in self._mailboxes:
+                        self._ended.put(job_id)
             else:
                 for job_id, choice, offset, text in _DELTAS.validate_json(message["data"]):
                     self._deliver(job_id, Delta(choice, offset, text))
         except ValidationError as error:
             log.warning("skipped a message that is not ours on %s: %s", message["channel"], one_line(describe(error)))
 
-    def _deliver(self, job_id: str, news: Delta | Look) -> None:
+    def _read_ended(self) -> None:
+        """While one round trip is under way the next jobs gather. Who gets no record from it looks at the job alone."""
+        while True:
+            job_ids = [self._ended.get()]
+            while len(job_ids) < MOST_AT_ONCE and not self._ended.empty():
+                job_ids.append(self._ended.get())
+            try:
+                found = self._jobs.read_all(job_ids, known=self._requests(job_ids))
+                records = {record.id: record for record in found if record.ended}
+            except Exception:  # whatever it is, whoever waits for the job that is to blame meets it
+                records = {}
+            for job_id in job_ids:
+                self._deliver(job_id, records.get(job_id, Look.AGAIN))
+
+    def _requests(self, job_ids: Iterable[str]) -> dict[str, Request]:
+        """What these jobs were asked to do, as far as those who wait know it."""
+        with self._lock:
+            waiters = [waiter for job_id in job_ids for waiter in self._mailboxes.get(job_id, ())]
+        seen = (mailbox.records[place] for mailbox, place in waiters if mailbox.records)
+        return {record.id: record.request for record in seen}
+
+    def _deliver(self, job_id: str, news: Delta | JobRecord | Look) -> None:
         with self._lock:
             for mailbox, place in self._mailboxes.get(job_id, ()):
                 mailbox.put(Mail(place, news))

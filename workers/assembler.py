@@ -52,6 +52,8 @@ class TextAssembler:
         return rest
 
     def _show(self, characters: str) -> str:
+        if not self._stops:
+            return characters
         known = self._held + characters
         found = [place for stop in self._stops if (place := known.find(stop)) >= 0]
         if found:

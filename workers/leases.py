@@ -103,6 +103,7 @@ class Leases:
     def __init__(self, connection: Redis, worker: str) -> None:
         self._redis = connection
         self._worker = worker
+        self._not_started = encode_failure(_not_started())
         self._ahead_seconds = 0.0  # of our monotonic clock is Redis' clock
         self._compared_at = -math.inf
         self._claim = connection.register_script(scripts.CLAIM)
@@ -116,7 +117,7 @@ class Leases:
         """At most MOST_JOBS jobs for the engines with free places, in one call. Jobs past their deadline end here."""
         places = [value for engine, count in free.items() for value in (engine, count)]
         prefix = f"{uuid.uuid4().hex}-"
-        head = (self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, prefix, encode_failure(_not_started()))
+        head = (self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, prefix, self._not_started)
         rows: list[list[bytes]] = self._call(self._claim, *head, *places)
         return [_lease(*row) for row in rows]
 
@@ -173,7 +174,7 @@ class Leases:
         names = sorted(key.decode(errors="replace").removeprefix("rq:queue:") for key in known)
         queues = [name for name in names if Target.of_queue(name)]
         error = LeaseLost("The workers that ran this job disappeared, and no attempt is left; send the request again.")
-        reasons = map(encode_failure, (error, _not_started()))
+        reasons = encode_failure(error), self._not_started
         again, failed = self._call(self._recover, self._until(), scripts.MOST_JOBS, *reasons, *queues)
         return int(again), int(failed)
 

@@ -25,6 +25,7 @@ from workers.crews import Crews, Wanted
 from workers.doorbell import Doorbell
 from workers.leases import JANITOR_SECONDS, RENEW_SECONDS, Ending, Lease, Leases
 from workers.rq_worker import RqRegistration
+from workers.scripts import MOST_JOBS
 from workers.tally import EngineTally
 from workers.wakeups import WakeUps
 from workers.wanted import WantedModels
@@ -283,9 +284,12 @@ class WorkerParent:
 
     def _claim(self) -> None:
         """Fill the free places of every model, then wait for the bells of those that have some left."""
-        while claimed := self._leases.claim(self._free_places()):
+        while True:
+            claimed = self._leases.claim(self._free_places())
             for lease in claimed:
                 self._crews.of_engine(lease.engine).take(lease)
+            if len(claimed) < MOST_JOBS:
+                break  # there are no more, or no places
         self._doorbell.arm([engine for engine, count in self._free_places().items() if count])
         if self._crews.flights and not self._registration.busy:
             self._heartbeat.within(BUSY_SECONDS)

@@ -7,7 +7,7 @@ holds `<job>:<execution>` with the Unix second at which the lease ends.
 
 from __future__ import annotations
 
-from contracts.lua import CLOCK, EXPIRE_TEXTS, IS, LEAVE, RING, TOLD, WEIGH, WHOLE
+from contracts.lua import CLOCK, EXPIRE_TEXTS, IS, LEAVE, RING, TOLD, WEIGH, WEIGH_ALL, WHOLE
 
 MOST_JOBS = 64  # a claim of 1,000 would block Redis for 16 ms
 
@@ -15,7 +15,8 @@ MOST_JOBS = 64  # a claim of 1,000 would block Redis for 16 ms
 _FAIL = """
 local function fail(id, execution, queue, worker, status, exc, time, stamp, iso)
   local job, results = 'rq:job:' .. id, 'rq:results:' .. id
-  local lifetime = whole(redis.call('HGET', job, 'failure_ttl'), 3600)
+  local fields = redis.call('HMGET', job, 'failure_ttl', 'meta')
+  local lifetime = whole(fields[1], 3600)
   local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at')
   redis.call('HSET', job, 'status', status, 'ended_at', iso)
   redis.call('XADD', results, 'MAXLEN', '~', 10, '*', 'type', 2, 'worker_name', worker, 'exc_string', exc,
@@ -24,7 +25,7 @@ local function fail(id, execution, queue, worker, status, exc, time, stamp, iso)
   redis.call('EXPIRE', job, lifetime)
   expire_texts(id, lifetime)
   redis.call('ZADD', 'rq:failed:' .. queue, math.floor(time) + lifetime, id)
-  leave(id, time)
+  leave(id, fields[2], time)
 end
 """
 
@@ -34,7 +35,7 @@ local function put_back(queue, id)
   redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
   redis.call('LPUSH', 'rq:queue:' .. queue, id)
   weigh(queue, id, 1)
-  ring(queue)
+  ring(engine_of(queue))
 end
 """
 
@@ -45,7 +46,7 @@ CLAIM = (
     + EXPIRE_TEXTS
     + RING
     + TOLD
-    + WEIGH
+    + WEIGH_ALL
     + LEAVE
     + _FAIL
     + """
@@ -57,29 +58,39 @@ if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for t
 local now, worker, lease, most = math.floor(tonumber(stamp)), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local claimed, expired, looked_at = {}, {}, 0
 
+-- RQ's list and the jobs with deadlines of a queue of ours; nil for what is of another type.
+local function open(queue)
+  local list, deadlines = 'rq:queue:' .. queue, 'kamishibai:deadlines:' .. queue
+  return {name = queue, list = is(list, 'list') and list, deadlines = is(deadlines, 'zset') and deadlines}
+end
+
 -- The next job of an engine, urgent ones first; but every eighth turn begins with those that are not, so that they wait
 -- for ever behind nobody. On every other turn jobs with deadlines come first in their queue. RQ's list keeps them.
-local function next_job(engine, turn)
-  for _, priority in ipairs(turn % 8 == 7 and {'low', 'normal', 'high'} or {'high', 'normal', 'low'}) do
-    local queue = engine .. '/' .. priority
-    if is('rq:queue:' .. queue, 'list') then
-      local deadlines = 'kamishibai:deadlines:' .. queue
-      local id = turn % 2 == 1 and is(deadlines, 'zset') and redis.call('ZPOPMIN', deadlines)[1]
-      return id or redis.call('LPOP', 'rq:queue:' .. queue), queue
+local function next_job(queues, turn)
+  for place = 1, 3 do
+    local queue = queues[turn % 8 == 7 and 4 - place or place]
+    if queue.list then
+      local id = turn % 2 == 1 and queue.deadlines and redis.call('ZPOPMIN', queue.deadlines)[1]
+                 or redis.call('LPOP', queue.list)
+      if id then return id, queue.name end
+      queue.list = nil                                     -- it is empty
     end
   end
 end
 
--- Cancelled and deleted ids fall through, and those that are none of RQ's or beside which others have put keys.
+-- The fields of a queued job; nil for cancelled and deleted ids, those that are none of RQ's, and those beside which
+-- others have put keys.
 local function claimable(id)
   local job = 'rq:job:' .. id
-  return string.match(id, '^[%w_-]+$') and is(job, 'hash') and redis.call('HGET', job, 'status') == 'queued'
-     and is('rq:results:' .. id, 'stream', 'none') and is('rq:executions:' .. id, 'zset', 'none')
+  if not string.match(id, '^[%w_-]+$') or not is(job, 'hash') then return nil end
+  local fields = redis.call('HMGET', job, 'status', 'data', 'timeout', 'meta', 'enqueued_at', 'started_at')
+  local sound = fields[1] == 'queued' and is('rq:results:' .. id, 'stream', 'none')
+                and is('rq:executions:' .. id, 'zset', 'none')
+  return sound and fields
 end
 
-local function claim(id, queue)
+local function claim(id, queue, fields)
   local job = 'rq:job:' .. id
-  local fields = redis.call('HMGET', job, 'data', 'timeout', 'meta', 'enqueued_at', 'started_at')
   local execution = ARGV[5] .. #claimed
   local key = 'rq:execution:' .. id .. ':' .. execution
   redis.call('HSET', key, 'id', execution, 'created_at', stamp, 'last_heartbeat', stamp, 'worker_name', worker)
@@ -89,35 +100,46 @@ local function claim(id, queue)
   redis.call('ZADD', 'rq:wip:' .. queue, now + lease, id .. ':' .. execution)
   redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
   redis.call('PERSIST', job)
-  claimed[#claimed + 1] = {id, execution, queue, fields[1], fields[2] or '', fields[3] or '', fields[4] or '',
-                           fields[5] or '', stamp}
+  claimed[#claimed + 1] = {id, execution, queue, fields[2], fields[3] or '', fields[4] or '', fields[5] or '',
+                           fields[6] or '', stamp}
 end
 
 for i = 7, #ARGV, 2 do
   local engine, free, load = ARGV[i], tonumber(ARGV[i + 1]), 'kamishibai:load:' .. ARGV[i]
   if not is(load, 'hash', 'none') then redis.call('DEL', load) end
   local turn = whole(redis.call('HGET', load, 'turn'), 0)
-  local first, id, queue = turn, '', ''
+  local queues = {open(engine .. '/high'), open(engine .. '/normal'), open(engine .. '/low')}
+  local first, id, queue, work, bytes = turn, '', '', 0, 0
   while turn - first < free and #claimed < most and looked_at < 16 * most and id do
-    id, queue = next_job(engine, turn)
+    id, queue = next_job(queues, turn)
     looked_at = looked_at + 1
-    if id and claimable(id) then
-      local meta = weigh(queue, id, -1)
-      if type(meta.deadline) == 'number' and meta.deadline < time then
-        fail(id, '', queue, worker, 'failed', ARGV[6], time, stamp, iso)
-        expired[#expired + 1] = id
-      else
-        claim(id, queue)
-        turn = turn + 1
+    local fields = id and claimable(id)
+    if fields then
+      local meta = told(fields[4])
+      work, bytes = work + whole(meta.work, 0), bytes + #(fields[2] or '')
+      if type(meta.deadline) == 'number' then
+        local deadlines = 'kamishibai:deadlines:' .. queue
+        if is(deadlines, 'zset') then redis.call('ZREM', deadlines, id) end
+        if meta.deadline < time then
+          fail(id, '', queue, worker, 'failed', ARGV[6], time, stamp, iso)
+          expired[#expired + 1] = id
+          fields = nil
+        end
       end
+    end
+    if fields then
+      claim(id, queue, fields)
+      turn = turn + 1
     end
   end
   local rest = false
-  for _, priority in ipairs({'high', 'normal', 'low'}) do
-    rest = rest or is('rq:queue:' .. engine .. '/' .. priority, 'list')
+  for place = 1, 3 do
+    local list = queues[place].list
+    rest = rest or (list and redis.call('EXISTS', list) == 1)
   end
   if rest then
-    ring(engine .. '/normal')
+    weigh_all(engine, -work, -bytes)
+    ring(engine)
     if turn > first then redis.call('HSET', load, 'turn', turn % 8) end
   else
     redis.call('DEL', load)
@@ -173,7 +195,7 @@ COMPLETE = (
 -- Publishes the jobs that have ended.
 local time, stamp, iso = clock()
 local worker = 'rq:worker:' .. ARGV[1]
-local lost, dependents, ended = {}, {}, {}
+local lost, dependents, ended, finished, seconds = {}, {}, {}, 0, 0
 for i = 2, #ARGV, 5 do
   local id, execution, queue, outcome, payload = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local job, results = 'rq:job:' .. id, 'rq:results:' .. id
@@ -183,7 +205,8 @@ for i = 2, #ARGV, 5 do
   else
     local started = redis.call('HGET', 'rq:execution:' .. id .. ':' .. execution, 'created_at') or stamp
     if outcome == 'finished' then
-      local lifetime = whole(redis.call('HGET', job, 'result_ttl'), 500)
+      local fields = redis.call('HMGET', job, 'result_ttl', 'meta')
+      local lifetime = whole(fields[1], 500)
       redis.call('HSET', job, 'status', 'finished', 'ended_at', iso)
       redis.call('XADD', results, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', ARGV[1], 'return_value', payload,
                  'execution_id', execution, 'execution_started_at', started, 'execution_ended_at', stamp)
@@ -192,18 +215,20 @@ for i = 2, #ARGV, 5 do
       expire_texts(id, lifetime)
       redis.call('EXPIRE', 'kamishibai:pictures:' .. id .. ':' .. execution, lifetime)
       redis.call('ZADD', 'rq:finished:' .. queue, math.floor(tonumber(stamp)) + lifetime, id)
-      redis.call('HINCRBY', worker, 'successful_job_count', 1)
-      leave(id, time)
+      leave(id, fields[2], time)
+      finished = finished + 1
     else
       fail(id, execution, queue, ARGV[1], outcome, payload, time, stamp, iso)
-      redis.call('HINCRBY', worker, 'failed_job_count', 1)
     end
-    redis.call('HINCRBYFLOAT', worker, 'total_working_time', string.format('%.6f', tonumber(stamp) - tonumber(started)))
+    seconds = seconds + tonumber(stamp) - tonumber(started)
     if redis.call('EXISTS', job .. ':dependents') == 1 then dependents[#dependents + 1] = execution end
     ended[#ended + 1] = id
   end
   forget(id, execution, queue)
 end
+if finished > 0 then redis.call('HINCRBY', worker, 'successful_job_count', finished) end
+if #ended > finished then redis.call('HINCRBY', worker, 'failed_job_count', #ended - finished) end
+if #ended > 0 then redis.call('HINCRBYFLOAT', worker, 'total_working_time', string.format('%.6f', seconds)) end
 if #ended > 0 then redis.call('PUBLISH', 'kamishibai:ended', cjson.encode(ended)) end
 return {lost, dependents}
 """

@@ -30,7 +30,7 @@ class WakeUps:
 
     def wait(self, channels: list[Channel], seconds: float) -> bool:
         """Until a channel has messages, or room for what is unsent, or somebody wakes us. Returns whether one did."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # an epoll would be made and closed for every wait
             selector.register(self._heard, selectors.EVENT_READ)
             for channel in channels:
                 selector.register(channel, selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.has_unsent else 0))

@@ -39,8 +39,8 @@ class Vocabulary:
             unknown := list(dict.fromkeys(text for text in texts if text not in self.index))
         ):
             raise InvalidRequest(f"This model does not know the {self._noun} {_named(unknown)}; leave them out.")
-        found = (self.index.get(text, self._replacement) for text in texts)
-        return [token for token in found if token is not None]
+        find, replacement = self.index.get, self._replacement
+        return [token for text in texts if (token := find(text, replacement)) is not None]
 
     def _check(self) -> None:
         if not self.tokens:

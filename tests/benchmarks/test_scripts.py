@@ -40,3 +40,24 @@ def test_the_text_engine_benchmark_compares_every_variant_with_its_peers():
     assert {"pytorch:fp32", "transformers fp32", "eager nn.LSTM"} <= {result["engine"] for result in results}
     assert all(result["tokens_per_second"] > 0 for result in results)
     assert all(result["invariant"] for result in results if result["invariant"] is not None)
+
+
+def test_the_benchmark_of_serving_measures_every_kind_of_request():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "serving.py"), "--quick"], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    results = [row for row in json.loads(done.stdout.splitlines()[-1])["results"] if row["server"] == "Kamishibai"]
+    assert [row["case"] for row in results] == ["health", "validation", "accept", "poll", "complete", "stream"]
+    assert all(row["requests_per_second"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in results)
+    assert results[-1]["events_per_second"] > 0
+
+
+def test_the_benchmark_of_the_queue_compares_it_with_rqs_own_worker():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "queue_alone.py"), "--quick"], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["jobs_per_second"].keys() == {"Kamishibai", "RQ SimpleWorker"}
+    assert document["ratio"] > 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue, Retry
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -262,3 +265,65 @@ def test_the_list_of_an_owner_whose_jobs_expire_stays_small(connection, jobs):
     for _ in range(300):
         connection.delete(f"rq:job:{jobs.submit(order(owner='a', listed=True))}")
     assert connection.zcard(keys.jobs("a")) < 30
+
+
+# Many callers at once
+
+
+def enqueue_together(jobs, callers):
+    """Outcomes by caller, of (orders, limits) that all wait while another call to Redis is under way."""
+    outcomes: dict[str, Any] = {}
+
+    def enqueue(name, orders, limits):
+        try:
+            outcomes[name] = jobs.enqueue(orders, limits)
+        except RedisError as error:
+            outcomes[name] = error
+
+    threads = [threading.Thread(target=enqueue, args=(name, *rest)) for name, rest in callers.items()]
+    enqueuer = jobs._enqueuer
+    with enqueuer._sending:
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while len(enqueuer._line) < number:  # in this order
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def test_orders_that_go_to_redis_together_are_each_judged_by_their_own_callers_limits(connection, jobs):
+    first, second, third = ([order(owner=name) for _ in range(3)] for name in ("a", "b", "c"))
+    callers = {
+        "free": (first, OrderLimits()),
+        "few at once": (second, OrderLimits(unfinished_jobs=2)),
+        "again": (first, OrderLimits()),
+        "full": (third, OrderLimits(queued_jobs=6)),
+    }
+    connection.config_resetstat()
+    outcomes = enqueue_together(jobs, callers)
+    assert outcomes["free"] == [Accepted(each.job_id, repeated=False) for each in first]
+    assert list(map(type, outcomes["few at once"])) == [Accepted, Accepted, TooManyJobs]
+    assert outcomes["again"] == [Accepted(each.job_id, repeated=True) for each in first]
+    assert list(map(type, outcomes["full"])) == [Accepted, QueueFull, QueueFull]
+    waiting = [first[0], first[1], first[2], second[0], second[1], third[0]]
+    queue = f"rq:queue:{TARGET.queue()}"
+    assert [job_id.decode() for job_id in connection.lrange(queue, 0, -1)] == [each.job_id for each in waiting]
+    assert int(connection.hget(keys.load(TARGET.engine), "work")) == 6 * PICTURE.work
+    assert connection.lrange(keys.bell(TARGET.engine), 0, -1) == [b"1"]
+    assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
+
+
+def test_more_orders_than_fit_in_one_call_go_in_several(connection, jobs):
+    callers = {str(number): ([order() for _ in range(30)], OrderLimits()) for number in range(7)}
+    outcomes = enqueue_together(jobs, callers)
+    for name, (orders, _) in callers.items():
+        assert outcomes[name] == [Accepted(each.job_id, repeated=False) for each in orders]
+    assert connection.llen(f"rq:queue:{TARGET.queue()}") == 210
+
+
+def test_all_who_wait_in_line_are_told_when_redis_cannot_be_reached(tmp_path):
+    away = JobQueue(connect(f"unix://{tmp_path}/nobody.sock"))
+    outcomes = enqueue_together(away, {str(number): ([order()], OrderLimits()) for number in range(5)})
+    assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes.values())
+    assert not away._enqueuer._line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -118,6 +119,15 @@ def start(settings, tmp_path, worker, eventually):
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def many_descriptors():
+    """This process may have thousands of connections."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture(scope="session")

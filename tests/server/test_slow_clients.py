@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import resource
 import socket
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +24,7 @@ SLOW_SECONDS = 1.5
 SERVER = {"slow_client_seconds": SLOW_SECONDS}
 GUNICORNS_SECONDS = 2.0  # for the head of a request, and to drain a body that was given up
 GROWTH_BYTES = 16 << 20
+IN_LINE = 3000  # requests that a client sends before it has an answer
 
 
 @contextmanager
@@ -105,12 +106,21 @@ def test_thousands_of_idle_connections_keep_nobody_out_and_are_closed(server, ma
     assert "Traceback" not in server.log()
 
 
-@pytest.fixture
-def many_descriptors():
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, before[1]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+def test_a_client_whose_requests_stand_in_line_is_not_served_before_all_others(server):
+    answered: list[Any] = []
+    over = threading.Event()
+    with server.connect() as greedy:
+
+        def read():
+            while len(answered) < IN_LINE:
+                answered.extend([None] * greedy.recv(1 << 16).count(b"200 OK"))
+            over.set()
+
+        threading.Thread(target=read).start()
+        greedy.sendall(b"GET /healthz HTTP/1.1\r\nHost: [::1]\r\n\r\n" * IN_LINE)
+        assert server.alive()
+        assert len(answered) < IN_LINE / 2
+        assert over.wait(30)
 
 
 @pytest.mark.parametrize(
