@@ -18,6 +18,7 @@ from contracts.orders import Order
 from contracts.requests import TextRequest
 from contracts.store import Store
 from workers.local import LocalModel
+from workers.wanted import ORPHAN_SECONDS
 
 LIFETIMES: dict[str, Any] = {"result_seconds": 300, "timeout_seconds": 100}
 
@@ -161,7 +162,8 @@ def test_an_unloaded_model_ends_what_was_accepted_and_comes_back_when_it_is_load
     ids = [jobs.submit(Order(request=request(bundle, seed, max_tokens=1000), **LIFETIMES)) for seed in range(4)]
     for job_id in ids:
         assert_made_by(wait_ended(job_id), bundle)
-    wait_for(lambda: served_versions(connection) == [], "it is served still")
+    # It stays for a while after the last job that was accepted for it.
+    wait_for(lambda: served_versions(connection) == [], "it is served still", seconds=ORPHAN_SECONDS + 30)
     controls.load(connection, "lstm")
     wait_for_version(connection, 1)
     assert_made_by(wait_ended(jobs.submit(Order(request=request(bundle, 9), **LIFETIMES))), bundle)
