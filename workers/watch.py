@@ -36,12 +36,12 @@ class Watch:
                 return found
 
     def _run(self) -> None:
-        last = Wish({})
+        last: Wish | None = None  # the first one is news, also where it is to serve nothing
         while True:
             time.sleep(WATCH_SECONDS)
             try:
                 wish = self._look()
-                if (wish.models.keys(), *wish[1:]) != (last.models.keys(), *last[1:]):
+                if last is None or (wish.models.keys(), *wish[1:]) != (last.models.keys(), *last[1:]):
                     last = wish
                     self._found.put(wish)
                     self._on_change()
