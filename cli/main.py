@@ -519,6 +519,56 @@ def text_(**options: Any) -> None:
     gather_text(**options)
 
 
+@cli.group(name="evaluate")
+def evaluate_() -> None:
+    """Judge what a model has written: tables, figures and a page."""
+
+
+@evaluate_.command(name="text")
+@click.argument("dumps", nargs=-1, required=True, metavar="DUMP...", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--against",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Records that the model was trained on, as `kamishibai data` writes them; those to validate are left out.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the report; an earlier one is replaced.",
+)
+@click.option(
+    "--encoder",
+    metavar="FOLDER|NAME",
+    help="sentence-transformers model, here or on the hub, to compare meaning with.  [default: words alone]",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    help="Format of lines, like 'genre<|endofgenre|>plot<|endoftext|>'; of several a file takes the one that fits.  "
+    "[default: those of the public movie plots]",
+)
+@click.option("--model", metavar="MODEL[@VERSION]", help="Measure the perplexity of this one of the store, on --text.")
+@click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text that --model was not trained on.",
+)
+@STORE
+@DEVICE
+def evaluate_text_(**options: Any) -> None:
+    """Hold generated texts against those of the training, and write a report.
+
+    DUMP is a file of `kamishibai dump`, a text file with a line per text and a name like temp_0_7_topp_0_9.txt, or a
+    folder of such files.
+    """
+    from cli.evaluate import evaluate_text
+
+    evaluate_text(**options)
+
+
 @cli.group()
 def keys() -> None:
     """Say who may ask a server: make, list and revoke API keys.
