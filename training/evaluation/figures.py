@@ -36,7 +36,9 @@ CAPTIONS = {
     " the mean.",
     "broken_lines": "As a share of all lines. A line with several faults counts for each.",
     "genres": "Rows are genres of generated texts, columns genres of training texts; a cell is the mean over all pairs."
-    " Framed: the same genre. Where the frame is darker than its row and column, texts are like those of their genre.",
+    " Framed: the same genre.",
+    "affinity": "The same without what a row and a column have anyway, mostly by the lengths of their texts."
+    " An orange frame: texts are more like the training texts of their own genre than like others.",
 }
 
 
@@ -77,8 +79,11 @@ def _figures(report: Report) -> Iterator[tuple[str, str, Callable[[Any], None]]]
         yield "broken_lines", "Broken lines by kind", partial(panels.broken, settings=settings)
     for measure, found in report.genres.items():
         if found.generated:
-            genres = partial(panels.genres, found=found, measure=measure)
+            genres, affinity = (
+                partial(each, found=found, measure=measure) for each in (panels.genres, panels.affinity)
+            )
             yield f"genres_{measure}", f"Genres: mean {panels.NAMES[measure]}", genres
+            yield f"affinity_{measure}", f"Genres: which are alike, by {panels.NAMES[measure]}", affinity
 
 
 def _png(paint: Callable[[Any], None]) -> bytes:

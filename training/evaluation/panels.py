@@ -30,6 +30,7 @@ def similarities(figure: Any, report: Report, measure: Measure) -> None:
         panel.axvline(found.mean, color=MEAN, linestyle="--", linewidth=1.2)
         panel.set_title(f"{_heading(report, setting)}\nmean {found.mean:.3f}")
         panel.set_xlim(low, high)
+        panel.locator_params(axis="x", nbins=4)
         if place % COLUMNS == 0:
             panel.set_ylabel("% of texts")
     figure.supxlabel(f"highest {NAMES[measure]}", fontsize=10)
@@ -51,11 +52,14 @@ def sampling(figure: Any, report: Report) -> None:
                     linestyle=DASHES[sources.index(source) % len(DASHES)],
                     marker="o",
                     markersize=4,
+                    clip_on=False,
                     label=f"{_short(source)}, " + ("no top-p" if top_p is None else f"top-p {top_p:g}"),
                 )
         panel.set_title(name)
         panel.set_ylim(bottom=0)
-    figure.supxlabel("temperature", fontsize=10)
+        panel.set_xticks(sorted({setting.setting.temperature for setting in report.settings}))
+    for panel in axes[-min(COLUMNS, len(axes)) :]:
+        panel.set_xlabel("temperature")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
@@ -136,25 +140,38 @@ def broken(figure: Any, settings: Sequence[SettingReport]) -> None:
 
 
 def genres(figure: Any, found: GenreSimilarity, measure: Measure) -> None:
-    cell = 0.24
-    figure.set_size_inches(WIDTH_INCHES, max(3.4, 2.2 + cell * len(found.generated)))
+    _heat_map(figure, found, found.means, f"mean {NAMES[measure]}", cmap="YlGnBu")
+
+
+def affinity(figure: Any, found: GenreSimilarity, measure: Measure) -> None:
+    """What is left of the means when those of the row and of the column are taken away."""
+    rows = [sum(row) / len(row) for row in found.means]
+    columns = [sum(column) / len(column) for column in zip(*found.means, strict=True)]
+    middle = sum(rows) / len(rows)
+    excess = [[mean - rows[i] - columns[j] + middle for j, mean in enumerate(row)] for i, row in enumerate(found.means)]
+    most = max(abs(value) for row in excess for value in row) or 1.0
+    label = f"{NAMES[measure]}, above or below\nwhat row and column have"
+    _heat_map(figure, found, excess, label, cmap="PuOr_r", vmin=-most, vmax=most)
+
+
+def _heat_map(
+    figure: Any, found: GenreSimilarity, values: Sequence[Sequence[float]], label: str, **colours: Any
+) -> None:
+    """Cells of the same genre are framed."""
+    from matplotlib.patches import Rectangle
+
+    figure.set_size_inches(WIDTH_INCHES, max(3.4, 2.2 + 0.24 * len(found.generated)))
     panel = figure.subplots()
-    image = panel.imshow(found.means, cmap="YlGnBu", aspect="auto")
+    image = panel.imshow(values, aspect="auto", **colours)
     panel.set_xticks(range(len(found.training)), map(_short, found.training), rotation=90)
     panel.set_yticks(range(len(found.generated)), map(_short, found.generated))
     panel.grid(visible=False)
     panel.set_xlabel("genre of training texts")
     panel.set_ylabel("genre of generated texts")
     for row, genre in enumerate(found.generated):
-        column = found.training.index(genre)
-        panel.add_patch(_frame(column, row))
-    figure.colorbar(image, ax=panel, shrink=0.8, label=f"mean {NAMES[measure]}")
-
-
-def _frame(column: int, row: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=MEAN, linewidth=1.4)
+        corner = found.training.index(genre) - 0.5, row - 0.5
+        panel.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4, clip_on=False, zorder=3))
+    figure.colorbar(image, ax=panel, shrink=0.8, label=label)
 
 
 def _grid(figure: Any, count: int, inches: float, **options: Any) -> list[Any]:
