@@ -37,6 +37,7 @@ def test_all_commands_are_known_to_these_tests():
         "keys create",
         "import hf",
         "import tfjs",
+        "evaluate text",
     } <= names
 
 
@@ -71,7 +72,7 @@ RUN = "import sys; sys.argv = ['kamishibai', {}]\nfrom cli.main import main\ntry
         (RUN.format("'--version'"), NEEDLESS),
         *[
             (RUN.format(f"*{path!r}, '--help'"), NEEDLESS)
-            for path in (["up"], ["generate"], ["classify"], ["import", "hf"])
+            for path in (["up"], ["generate"], ["classify"], ["import", "hf"], ["evaluate", "text"])
         ],
         (RUN.format("'models', '--store', '/nowhere'"), [*HEAVY, "flask", "rq"]),
         ("import server.app", [*HEAVY, "PIL"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +12,22 @@ from training.evaluation.report import Distribution, Histogram
 SIMILARITY_BIN = 0.01
 WORDS_BIN = 10
 
-
-def of_similarities(values: Iterable[float]) -> Distribution | None:
-    """None: there are none. Cosines below 0 are counted in the first bin."""
-    return _distribution(np.array(list(values)), np.linspace(0, 1, round(1 / SIMILARITY_BIN) + 1).round(2))
+Floats = NDArray[np.float64]
 
 
-def of_lengths(lengths: Iterable[int]) -> Distribution | None:
-    """In words; None: there are none."""
-    values = np.array(list(lengths), np.float64)
-    highest = int(values.max(initial=0))
-    return _distribution(values, np.arange(0, highest + 2 * WORDS_BIN, WORDS_BIN, dtype=np.float64))
+def of_similarities(values: Floats) -> Distribution:
+    """Of one value or more. Cosines below 0 are counted in the first bin."""
+    return _distribution(values, np.linspace(0, 1, round(1 / SIMILARITY_BIN) + 1).round(2))
 
 
-def _distribution(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Distribution | None:
-    if not len(values):
-        return None
+def of_lengths(lengths: Sequence[int]) -> Distribution:
+    """In words, of one text or more."""
+    return _distribution(
+        np.array(lengths, np.float64), np.arange(0, max(lengths) + 2 * WORDS_BIN, WORDS_BIN, np.float64)
+    )
+
+
+def _distribution(values: Floats, edges: Floats) -> Distribution:
     counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
     at_5, at_25, median, at_75, at_95 = np.percentile(values, [5, 25, 50, 75, 95]).tolist()
     return Distribution(

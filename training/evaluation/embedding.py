@@ -24,14 +24,20 @@ class Encoder:
         self._model = _load(place, device)
 
     def encode(self, texts: Sequence[str], *, description: str = "", show_progress: bool = False) -> Matrix:
-        """Vectors of length 1, fp32 (texts, width). Of a text that is too long for the model, its beginning counts."""
+        """Vectors of length 1, fp32 (texts, width). Of a text that is too long for the model, its beginning counts.
+
+        Raises StoreError where they are not numbers.
+        """
         vectors = []
         with tqdm(total=len(texts), desc=description, unit="text", disable=None if show_progress else True) as bar:
             for begin in range(0, len(texts), BATCH_TEXTS):
                 batch = list(texts[begin : begin + BATCH_TEXTS])
                 vectors.append(self._model.encode(batch, normalize_embeddings=True, show_progress_bar=False))
                 bar.update(len(batch))
-        return np.concatenate(vectors).astype(np.float32, copy=False)
+        found = np.concatenate(vectors).astype(np.float32, copy=False)
+        if not np.isfinite(found).all():
+            raise StoreError(f"the encoder {self.name} gives vectors that are not numbers; its weights are spoiled")
+        return found
 
 
 def embedding_blocks(

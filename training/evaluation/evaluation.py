@@ -55,27 +55,15 @@ def evaluate(
             "there is nothing to compare: no text could be read from the dumps, or there is none of the training"
         )
     genres = sorted({genre for text in training for genre in text.genres})
-    similarities = dict(_similarities(read, training, encoder, _members(training, genres), show_progress))
-    known = _Known.of(training)
-    values = {measure: found.highest.tolist() for measure, found in similarities.items()}
-    places = {id(line): place for place, line in enumerate(read)}
+    found = dict(_similarities(read, training, encoder, _members(training, genres), show_progress))
     return Report(
         training=Training(file=training_file, texts=len(training)),
         encoder=encoder.name if encoder else None,
-        settings=tuple(
-            _describe(
-                source,
-                setting,
-                group,
-                {m: [found[places[id(line)]] for line in group if line.text] for m, found in values.items()},
-                known,
-            )
-            for (source, setting), group in _by_setting(lines)
-        ),
-        highest=_distributions(values),
-        genres={m: _by_genre(read, found, genres) for m, found in similarities.items() if genres},
-        most_similar={m: tuple(_examples(read, training, found, -found.highest)) for m, found in similarities.items()},
-        least_similar={m: tuple(_examples(read, training, found, found.highest)) for m, found in similarities.items()},
+        settings=tuple(_describe_all(lines, read, found, _Known.of(training))),
+        highest={measure: of_similarities(each.highest) for measure, each in found.items()},
+        genres={measure: _by_genre(read, each, genres) for measure, each in found.items() if genres},
+        most_similar={m: tuple(_examples(read, training, each, -each.highest)) for m, each in found.items()},
+        least_similar={m: tuple(_examples(read, training, each, each.highest)) for m, each in found.items()},
         perplexity=perplexity,
     )
 
@@ -119,23 +107,30 @@ def _members(training: Sequence[TrainingText], genres: Sequence[str]) -> Matrix:
     return members
 
 
-def _by_setting(lines: Sequence[Generated]) -> list[tuple[tuple[str, Setting], list[Generated]]]:
+def _describe_all(
+    lines: Sequence[Generated], read: Sequence[Generated], found: dict[Measure, Similarities], known: _Known
+) -> Iterator[SettingReport]:
     """Sources in their order, the settings of each by temperature; no top-p comes before any."""
+    rows: dict[tuple[str, Setting], list[int]] = {}  # the places in `read` of each setting's texts
+    for row, line in enumerate(read):
+        rows.setdefault((line.source, line.setting), []).append(row)
     groups: dict[tuple[str, Setting], list[Generated]] = {}
     for line in lines:
         groups.setdefault((line.source, line.setting), []).append(line)
     sources = list(dict.fromkeys(line.source for line in lines))
-    return sorted(
-        groups.items(),
-        key=lambda group: (sources.index(group[0][0]), group[0][1].temperature, group[0][1].top_p or 0.0),
-    )
+    for source, setting in sorted(
+        groups, key=lambda group: (sources.index(group[0]), group[1].temperature, group[1].top_p or 0.0)
+    ):
+        texts = rows.get((source, setting), [])
+        highest = {measure: of_similarities(each.highest[texts]) for measure, each in found.items() if texts}
+        yield _describe(source, setting, groups[source, setting], highest, known)
 
 
 def _describe(
     source: str,
     setting: Setting,
     lines: Sequence[Generated],
-    highest: dict[Measure, list[float]],
+    highest: dict[Measure, Distribution],
     known: _Known,
 ) -> SettingReport:
     texts = [line.text for line in lines if line.text]
@@ -147,19 +142,14 @@ def _describe(
         texts=len(texts),
         broken=sum(1 for line in lines if line.parsed.faults),
         faults=dict(sorted(Counter(fault for line in lines for fault in line.parsed.faults).items())),
-        words=of_lengths(len(words(text)) for text in texts),
-        highest=_distributions(highest),
+        words=of_lengths([len(words(text)) for text in texts]) if texts else None,
+        highest=highest,
         copies=sum(plain(text) in known.texts for text in texts),
         texts_uniqueness=uniqueness(texts, known.texts),
         primary_titles=uniqueness((title.primary for title in titles), known.primary),
         secondary_titles=uniqueness((title.secondary for title in titles if title.secondary), known.secondary),
         diversity=diversity(texts),
     )
-
-
-def _distributions(values: dict[Measure, list[float]]) -> dict[Measure, Distribution]:
-    found = {measure: of_similarities(of_texts) for measure, of_texts in values.items()}
-    return {measure: distribution for measure, distribution in found.items() if distribution is not None}
 
 
 def _by_genre(read: Sequence[Generated], found: Similarities, genres: Sequence[str]) -> GenreSimilarity:

@@ -25,11 +25,10 @@ def parse_line(fields: PromptFields, line: str, *, is_whole: bool = True) -> Par
     written does: the first is part of the prompt, and the last is no text but a token that ends it."""
     parts = {name: without_markers(part) for name, part in fields.parse(line).items()}
     last = fields.fields[-1].name
-    text = parts.pop(last, "")
-    faults = tuple(_faults(fields, line, is_whole))
-    if not text and not any(fault.startswith(("missing", "no ")) for fault in faults):
-        faults += (f"no {last}",)
-    return Parsed(text, parts, faults)
+    faults = list(_faults(fields, line, is_whole))
+    if parts.get(last) == "":
+        faults.append(f"no {last}")
+    return Parsed(parts.pop(last, ""), parts, tuple(faults))
 
 
 def without_markers(part: str) -> str:

@@ -31,11 +31,7 @@ WHOLE = "war<|endofgenre|>Run (1999)<|endoftitle|>They run.<|endoftext|>"
             "They run.",
         ),
         (f"{WHOLE}<|endoftext|>", ("doubled <|endoftext|>",), "They run."),
-        (
-            "war<|endoftitle|>Run<|endofgenre|>They run.<|endoftext|>",
-            ("missing", "markers in another order"),
-            None,
-        ),
+        ("war<|endoftitle|>Run<|endofgenre|>They run.<|endoftext|>", ("markers in another order",), ""),
         ("war<|endofgenre|>Run<|pad|><|endoftitle|>They run.<|endoftext|>", ("unknown marker",), "They run."),
         (f"{WHOLE} and more", ("text after the end",), "They run."),
         ("war<|endofgenre|>Run<|endoftitle|> <|endoftext|>", ("no plot",), ""),
@@ -44,10 +40,7 @@ WHOLE = "war<|endofgenre|>Run (1999)<|endoftitle|>They run.<|endoftext|>"
 )
 def test_every_kind_of_fault_is_named_and_the_text_is_read_where_it_can_be(line, faults, text):
     parsed = parse_line(TITLED, line)
-    if text is None:  # parts in another order are a fault, and which is which nobody can tell
-        assert "markers in another order" in parsed.faults
-    else:
-        assert (parsed.faults, parsed.text) == (faults, text)
+    assert (parsed.faults, parsed.text) == (faults, text)
 
 
 def test_a_missing_start_is_a_fault_of_a_line_but_not_of_what_a_model_has_written():
@@ -187,10 +180,9 @@ def test_any_content_is_read_or_refused(tmp_path_factory, spoiled, data):
     path.write_bytes(data.draw(spoiled(json.loads(record()))) + b"\n" + data.draw(st.binary(max_size=20)))
     try:
         lines = read_dumps([path])
-    except StoreError as error:
-        assert str(path) in str(error)
-    else:
-        assert all(line.text or line.parsed.faults for line in lines)
+    except StoreError:
+        return
+    assert all(line.text or line.parsed.faults for line in lines)
 
 
 def test_a_folder_without_dumps_and_a_file_without_records_are_refused(tmp_path):

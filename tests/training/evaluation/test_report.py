@@ -8,6 +8,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -119,19 +120,17 @@ def test_synopses_are_training_texts_too(tmp_path):
     assert (text.text, text.genres, text.primary) == ("A girl.", ("drama",), "A")
 
 
-@pytest.mark.parametrize("values", [[], [0.0], [1.0], [0.29, 0.57, -0.1], [0.005 * n for n in range(201)]])
+@pytest.mark.parametrize("values", [[0.0], [1.0], [0.29, 0.57, -0.1], [0.005 * n for n in range(201)]])
 def test_a_distribution_counts_every_value(values):
-    found = of_similarities(values)
-    if not values:
-        assert found is None
-        return
+    found = of_similarities(np.array(values))
     assert sum(found.histogram.counts) == found.count == len(values)
-    assert found.lowest == min(values)
-    assert of_lengths([round(100 * max(0.0, value)) for value in values]).count == len(values)
+    assert (found.lowest, found.highest) == (min(values), max(values))
+    lengths = of_lengths([round(100 * max(0.0, value)) for value in values])
+    assert sum(lengths.histogram.counts) == len(values)
 
 
 def test_a_similarity_is_counted_between_its_edges():
-    histogram = of_similarities([0.29]).histogram
+    histogram = of_similarities(np.array([0.29])).histogram
     place = histogram.counts.index(1)
     assert (histogram.edges[place], histogram.edges[place + 1]) == (0.29, 0.30)
 
@@ -275,7 +274,7 @@ def test_any_texts_give_a_report_that_is_read_back(training, texts):
 
 @pytest.mark.data
 def test_the_public_dumps_against_real_plots(data_folder, tmp_path):
-    """Every third plot is enough: the mean of the highest is near that of the original data, 0.153, and nothing is copied."""
+    """Every third plot is enough for means near that of the original data, 0.153."""
     from training.data import movies
     from training.data.cleaning import Cleaning
     from training.data.records import write_records
