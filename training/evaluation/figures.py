@@ -38,7 +38,7 @@ CAPTIONS = {
     "genres": "Rows are genres of generated texts, columns genres of training texts; a cell is the mean over all pairs."
     " Framed: the same genre.",
     "affinity": "The same without what a row and a column have anyway, mostly by the lengths of their texts."
-    " An orange frame: texts are more like the training texts of their own genre than like others.",
+    " Orange in a frame: texts are more like the training texts of their own genre than like others.",
 }
 
 
