@@ -51,8 +51,11 @@ def _put(made: Path, folder: Path) -> None:
         made.rename(folder)
         return
     before = Path(tempfile.mkdtemp(prefix=".replaced-", dir=folder.parent))
+    folder.rename(before / folder.name)
     try:
-        folder.rename(before / folder.name)
         made.rename(folder)
+    except BaseException:
+        (before / folder.name).rename(folder)
+        raise
     finally:
         shutil.rmtree(before, ignore_errors=True)
