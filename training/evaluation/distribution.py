@@ -22,9 +22,7 @@ def of_similarities(values: Floats) -> Distribution:
 
 def of_lengths(lengths: Sequence[int]) -> Distribution:
     """In words, of one text or more."""
-    return _distribution(
-        np.array(lengths, np.float64), np.arange(0, max(lengths) + 2 * WORDS_BIN, WORDS_BIN, np.float64)
-    )
+    return _distribution(np.array(lengths, np.float64), np.arange(0.0, max(lengths) + 2 * WORDS_BIN, WORDS_BIN))
 
 
 def _distribution(values: Floats, edges: Floats) -> Distribution:

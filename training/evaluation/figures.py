@@ -14,7 +14,7 @@ from training.evaluation import panels
 from training.evaluation.report import Report
 
 DOTS_PER_INCH = 130
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -87,11 +87,10 @@ def _figures(report: Report) -> Iterator[tuple[str, str, Callable[[Any], None]]]
 
 
 def _png(paint: Callable[[Any], None]) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(dpi=DOTS_PER_INCH, layout="constrained")
     paint(figure)
     png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    figure.savefig(png, format="png", metadata={"Software": None})  # no version of the library in it
     return png.getvalue()

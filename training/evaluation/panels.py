@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from training.evaluation.report import GenreSimilarity, Measure, Report, SettingReport, Uniqueness
@@ -66,15 +67,16 @@ def sampling(figure: Any, report: Report) -> None:
 
 def _measures(report: Report) -> Iterator[tuple[str, Callable[[SettingReport], float | None]]]:
     for measure in report.highest:
-        yield (
-            f"highest {'Jaccard' if measure == 'jaccard' else 'meaning'}",
-            lambda s, measure=measure: s.highest[measure].mean if measure in s.highest else None,
-        )
+        yield f"highest {'Jaccard' if measure == 'jaccard' else 'meaning'}", partial(_mean_highest, measure)
     yield "words per text", lambda s: s.words.mean if s.words else None
     yield "broken lines, %", lambda s: 100 * s.broken_share
     yield "distinct-2", lambda s: s.diversity.distinct_2
     yield "self-BLEU", lambda s: s.diversity.self_bleu
     yield "different texts, %", lambda s: 100 * s.texts_uniqueness.distinct_share
+
+
+def _mean_highest(measure: Measure, setting: SettingReport) -> float | None:
+    return setting.highest[measure].mean if measure in setting.highest else None
 
 
 def uniqueness(figure: Any, settings: Sequence[SettingReport]) -> None:

@@ -23,7 +23,7 @@ def bleu(text, references):
     logarithm = 0.0
     for order in (1, 2, 3, 4):
         counts = Counter(ngrams(text, order))
-        most = Counter()
+        most: Counter[tuple[str, ...]] = Counter()
         for reference in references:
             most |= Counter(ngrams(reference, order))
         matches = sum((counts & most).values())

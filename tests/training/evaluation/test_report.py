@@ -49,13 +49,13 @@ def test_copies_titles_and_words_are_counted(report):
     assert cool.primary_titles == Uniqueness(total=3, distinct=2, known=1)  # Front twice, which is known; Milk
     assert cool.secondary_titles == Uniqueness(total=2, distinct=2, known=0)
     assert cool.texts_uniqueness == Uniqueness(total=3, distinct=3, known=1)
-    assert (cool.words.mean, cool.words.lowest, cool.words.highest) == (pytest.approx((9 + 6 + 10) / 3), 6, 10)
+    assert (cool.words.mean, cool.words.lowest, cool.words.highest) == (9, 7, 11)
 
 
 def test_the_highest_similarity_of_each_text_is_summed_up(report):
     cool, hot = report.settings
-    # A copy; "an old sergeant writes a letter home" shares "a" with the baker's plot, 1 of 15 words.
-    letter, milkman = 1 / 15, 7 / 13
+    # "An old sergeant writes a letter home" shares "a" with the baker's plot; the milkman's has all but "small" of it.
+    letter, milkman = 1 / 16, 9 / 10
     assert cool.highest["jaccard"].highest == 1
     assert cool.highest["jaccard"].mean == pytest.approx((1 + letter + milkman) / 3)
     assert hot.highest["jaccard"].mean == pytest.approx((letter + milkman) / 2)
@@ -77,7 +77,7 @@ def test_genres_are_compared_with_all_genres_of_the_training(report):
     assert found.generated == ("comedy", "war")
     assert found.training == ("comedy", "drama", "romance", "war")  # not that of the text to validate
     comedy = dict(zip(found.training, found.means[0], strict=True))
-    assert comedy["comedy"] == comedy["romance"] == pytest.approx(7 / 13)
+    assert comedy["comedy"] == comedy["romance"] == pytest.approx(9 / 10)
 
 
 def test_meaning_is_compared_where_an_encoder_is_given(lines, training, encoder_folder):
@@ -168,7 +168,7 @@ def test_figures_are_pictures_of_a_readable_size_with_something_on_them(report):
         assert image.format == "PNG"
         assert 900 <= image.width <= 1200
         assert 250 <= image.height <= 2000
-        assert len(image.convert("L").getcolors(256)) > 10
+        assert np.unique(np.asarray(image.convert("L"))).size > 10
         assert picture.title
         assert picture.caption
 
@@ -244,7 +244,7 @@ def test_an_earlier_report_is_replaced_and_anything_else_is_kept(report, tmp_pat
     assert (folder / "thesis.txt").exists()
     with pytest.raises(StoreError, match="is a file"):
         write_report(folder / "thesis.txt", report)
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_report_that_cannot_be_drawn_leaves_the_earlier_one(report, tmp_path, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_report_that_cannot_be_drawn_leaves_the_earlier_one(report, tmp_path, 
     with pytest.raises(ZeroDivisionError):
         write_report(folder, report)
     assert files_of(folder) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert not list(tmp_path.glob(".*"))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -290,5 +290,7 @@ def test_the_public_dumps_against_real_plots(data_folder, tmp_path):
     assert 0.1 < report.highest["jaccard"].mean < 0.2
     titled = {setting.setting: setting for setting in report.settings if setting.source == "with-titles"}
     cool, hot = titled[Setting(temperature=0.7)], titled[Setting(temperature=1.3)]
+    assert cool.diversity.self_bleu
+    assert hot.diversity.self_bleu
     assert cool.diversity.self_bleu > 5 * hot.diversity.self_bleu
     assert cool.broken_share < 0.01 < 0.15 < hot.broken_share
