@@ -142,7 +142,7 @@ def broken(figure: Any, settings: Sequence[SettingReport]) -> None:
 
 
 def genres(figure: Any, found: GenreSimilarity, measure: Measure) -> None:
-    _heat_map(figure, found, found.means, f"mean {NAMES[measure]}", cmap="YlGnBu")
+    _heat_map(figure, found, found.means, f"mean {NAMES[measure]}", MEAN, cmap="YlGnBu")
 
 
 def affinity(figure: Any, found: GenreSimilarity, measure: Measure) -> None:
@@ -153,11 +153,11 @@ def affinity(figure: Any, found: GenreSimilarity, measure: Measure) -> None:
     excess = [[mean - rows[i] - columns[j] + middle for j, mean in enumerate(row)] for i, row in enumerate(found.means)]
     most = max(abs(value) for row in excess for value in row) or 1.0
     label = f"{NAMES[measure]}, above or below\nwhat row and column have"
-    _heat_map(figure, found, excess, label, cmap="PuOr_r", vmin=-most, vmax=most)
+    _heat_map(figure, found, excess, label, "black", cmap="PuOr_r", vmin=-most, vmax=most)
 
 
 def _heat_map(
-    figure: Any, found: GenreSimilarity, values: Sequence[Sequence[float]], label: str, **colours: Any
+    figure: Any, found: GenreSimilarity, values: Sequence[Sequence[float]], label: str, frame: str, **colours: Any
 ) -> None:
     """Cells of the same genre are framed."""
     from matplotlib.patches import Rectangle
@@ -172,7 +172,7 @@ def _heat_map(
     panel.set_ylabel("genre of generated texts")
     for row, genre in enumerate(found.generated):
         corner = found.training.index(genre) - 0.5, row - 0.5
-        panel.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4, clip_on=False, zorder=3))
+        panel.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=frame, linewidth=1.6, clip_on=False, zorder=3))
     figure.colorbar(image, ax=panel, shrink=0.8, label=label)
 
 
