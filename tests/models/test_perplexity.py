@@ -58,12 +58,18 @@ def test_an_lstm_without_a_limit_reads_all_of_a_text_that_fits_into_a_block(wind
     assert found.nats == pytest.approx(expected, rel=1e-5)
 
 
-def test_blocks_that_are_read_together_are_judged_as_alone(monkeypatch):
-    config = Gpt2Config(VOCABULARY, context_tokens=32, width=16, layers=1, heads=2)
-    backend, tokens = Gpt2Backend(seeded(Gpt2(config)), CPU), text(500)
+@pytest.mark.parametrize("family", ["gpt2", "lstm"])
+def test_blocks_that_are_read_together_are_judged_as_alone(monkeypatch, family):
+    if family == "gpt2":
+        config = Gpt2Config(VOCABULARY, context_tokens=32, width=16, layers=1, heads=2)
+        backend = Gpt2Backend(seeded(Gpt2(config)), CPU)
+    else:
+        backend = lstm_backend(seeded(LstmLanguageModel(LstmConfig(VOCABULARY, (12,)))), CPU)
+    tokens = text(500)
     together = surprise(backend, tokens, 32)
     monkeypatch.setattr("models.perplexity.MOST_BLOCKS", 1)
-    assert surprise(backend, tokens, 32) == together
+    alone = surprise(backend, tokens, 32)
+    assert (alone.nats, alone.tokens) == (pytest.approx(together.nats, rel=1e-9), together.tokens)
 
 
 def test_a_text_without_a_token_to_predict_is_refused():
