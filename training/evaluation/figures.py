@@ -28,8 +28,7 @@ CAPTIONS = {
     "similarity": "Of every generated text the training text that is most similar to it. The dashed line is the mean; a"
     " bar at 1 is a copy.",
     "sampling": "Each point is one setting: the means of the highest similarities, the mean number of words, the share"
-    " of broken lines, distinct-2 (higher is more varied), self-BLEU (higher is more alike) and the share of different"
-    " texts.",
+    " of broken lines, distinct-2 (higher is more varied) and self-BLEU (higher is more alike).",
     "uniqueness": "Filled: different ones, as a share of all. Open: those that the training does not have, as a share"
     " of the different ones.",
     "lengths": "The thin line holds 90 % of the texts, the thick one the middle half; the dot is the median, the cross"

@@ -72,7 +72,6 @@ def _measures(report: Report) -> Iterator[tuple[str, Callable[[SettingReport], f
     yield "broken lines, %", lambda s: 100 * s.broken_share
     yield "distinct-2", lambda s: s.diversity.distinct_2
     yield "self-BLEU", lambda s: s.diversity.self_bleu
-    yield "different texts, %", lambda s: 100 * s.texts_uniqueness.distinct_share
 
 
 def _mean_highest(measure: Measure, setting: SettingReport) -> float | None:
