@@ -81,7 +81,7 @@ TEXT = click.option(
 def wishes(formats: list[Any], precisions: list[Any], force: bool, text: Path | None = None) -> Any:
     """What VARIANTS and TEXT have been given as. Raises StoreError for a text that cannot be read."""
     from export.formats import Wishes
-    from export.source import read_text
+    from models.pretrained.source import read_text
 
     held_out = None if text is None else read_text(text)
     return Wishes(frozenset(formats), frozenset(precisions), force=force, held_out=held_out, show_progress=True)
@@ -256,7 +256,7 @@ def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, 
     from contracts.prompt_fields import PromptFields
     from contracts.store import Store
     from export.checkpoint import import_checkpoint
-    from export.hub import checkpoint_folder
+    from models.pretrained.hub import checkpoint_folder
 
     prompt_fields = PromptFields.from_format(fields) if fields else None
     folder = checkpoint_folder(place)

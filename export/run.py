@@ -10,7 +10,7 @@ from contracts.store import Store
 from contracts.tokenizers import read_tokenizer
 from export.draft import Draft
 from export.formats import Wishes
-from export.source import Source, read_json, read_text
+from models.pretrained.source import Source, read_json, read_text
 from models.weights import read_config, read_safetensors
 
 
