@@ -312,6 +312,25 @@ def word_lstm(
     tell(bundle)
 
 
+class _Training(click.Group):
+    """Options of its commands are made from the fields of recipes, which are imported for nothing else."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["char-lstm", "gpt2", "word-lstm"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        from cli.train import command
+
+        return command(cmd_name)
+
+
+@cli.group(cls=_Training)
+def train() -> None:
+    """Train a model on your own texts; it leaves a run folder, which `export` takes."""
+
+
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @NAME

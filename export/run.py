@@ -36,6 +36,7 @@ def export_run(run: Path, store: Store, name: str, wishes: Wishes | None = None)
             "hyperparameters": description.hyperparameters,
             "metrics": description.metrics,
         },
+        prompt_fields=description.prompt_fields,
         trained=description.metrics.get("steps", 0) > 0,
         held_out=read_text(source.file(HELD_OUT)) if kind and source.has(HELD_OUT) else None,
     )
