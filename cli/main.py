@@ -319,11 +319,9 @@ class _Training(click.Group):
         return ["char-lstm", "gpt2", "word-lstm"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        from cli.train import command
+        from cli.train import COMMANDS
 
-        return command(cmd_name)
+        return COMMANDS[cmd_name]() if cmd_name in COMMANDS else None
 
 
 @cli.group(cls=_Training)
