@@ -131,7 +131,8 @@ def _train(plan: Plan, folder: RunFolder, device: str) -> None:
     try:
         run = trainer.run()
     except Stopped as stopped:
-        click.echo(f"{stopped}; go on with: kamishibai train {plan.model} --resume {folder.path}", err=True)
+        if trainer.is_main_process:
+            click.echo(f"{stopped}; go on with: kamishibai train {plan.model} --resume {folder.path}", err=True)
         sys.exit(130)
     if trainer.is_main_process:
         click.echo(f"{run}: {trainer.summary()}")
