@@ -25,6 +25,6 @@ def test_every_flag_on_the_page_is_a_field_of_a_recipe_or_an_option_of_the_comma
     fields = {name for kind in (CharLstmRecipe, WordLstmRecipe, Gpt2Recipe) for name in kind.model_fields}
     options = {"output", "resume", "recipe", "device", "find_learning_rate", "help", "no_titles", "logdir", "name"}
     launcher = {"multi_gpu", "num_processes"}
-    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9-]*[a-z0-9])", PAGE)}
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z0-9_-]*[a-z0-9])", PAGE)}
     assert flags <= fields | options | launcher
     assert flags & fields
