@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def corpus(tmp_path):
     return path
 
 
-def start(*arguments: object, cwd: Path, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(*arguments: object, cwd: Path, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
     command = [sys.executable, *launcher, "-m", "cli.main", *map(str, arguments)]
     path = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -90,12 +91,23 @@ def test_gpt2_takes_records_a_recipe_file_and_flags(kamishibai, tmp_path, monkey
 
 
 def test_two_processes_learn_what_one_learns(corpus, tmp_path):
-    arguments = ("train", "gpt2", corpus, *SCRATCH, "--block-tokens", "32", "--batch-rows", "6", "--epochs", "2")
-    arguments += ("--dropout", "0", "--learning-rate", "0.003", "--device", "cpu")
+    arguments: list[object] = [
+        "train",
+        "gpt2",
+        corpus,
+        *SCRATCH,
+        "--block-tokens",
+        32,
+        "--batch-rows",
+        6,
+        "--epochs",
+        2,
+    ]
+    arguments += ["--dropout", 0, "--learning-rate", 0.003, "--device", "cpu"]
     status, said = ended(start(*arguments, "--output", tmp_path / "one", cwd=tmp_path))
     assert status == 0, said
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     two = start(*arguments, "--output", tmp_path / "two", cwd=tmp_path, launcher=launcher)
     status, said = ended(two)
     assert status == 0, said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,12 @@ from training.texts import Texts
 from training.trainer import Trainer
 
 SYNOPSES = Texts(write_synopses(40), write_synopses(6, seed=1))
-OBJECTIVES = {CharLstmRecipe: char_objective, WordLstmRecipe: word_objective, Gpt2Recipe: gpt2_objective}
-SMALL = {
+OBJECTIVES: dict[Any, Any] = {
+    CharLstmRecipe: char_objective,
+    WordLstmRecipe: word_objective,
+    Gpt2Recipe: gpt2_objective,
+}
+SMALL: dict[str, Any] = {
     "windows": CharLstmRecipe(layers=(24, 20), batch_rows=8, chunk_tokens=16, windows_per_epoch=200, epochs=2),
     "rows": CharLstmRecipe(
         layers=(24, 20), layout="rows", batch_rows=8, chunk_tokens=16, epochs=1, dropout=0.1, optimizer="adam"

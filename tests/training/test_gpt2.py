@@ -19,13 +19,14 @@ from training.objective import IGNORED
 from training.texts import WITH_TITLES, Texts
 
 PADDED, PACKED = SMALL["padded"], SMALL["packed"]
+FIELDS = PromptFields.from_format(WITH_TITLES)
 PLOTS = Texts(
     [
         f"drama<|endofgenre|>Film {n}<|endoftitle|>Somebody {n} meets somebody else{' again' * n}.<|endoftext|>"
         for n in range(40)
     ],
     ["crime<|endofgenre|>Thief<|endoftitle|>A thief meets a judge in the rain.<|endoftext|>"] * 3,
-    PromptFields.from_format(WITH_TITLES),
+    FIELDS,
 )
 
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_is_fine_tuned_with_the_tokens_that_it_lacks(tmp_path):
     before = transformers.GPT2LMHeadModel.from_pretrained(folder).transformer.wte.weight
     assert objective.config.vocabulary_size == len(before) + 2  # the end token it has
     assert torch.equal(objective.module.tokens.weight[: len(before)], before)
-    for marker in PLOTS.prompt_fields.markers:
+    for marker in FIELDS.markers:
         assert len(objective.tokenizer.encode(marker)) == 1
     assert objective.example_prompt == "drama<|endofgenre|>"
 

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_a_run_that_was_stopped_and_gone_on_with_equals_one_that_was_not(name, s
     steps = objective_of(recipe).steps_per_epoch * recipe.epochs
     at = max(1, round(share * steps))
     folder = RunFolder(tmp_path / "stopped")
-    options = {"device": "cpu", "show_progress": False, "logs": False}
+    options: dict[str, Any] = {"device": "cpu", "show_progress": False, "logs": False}
     with pytest.raises(Stopped, match=f"after step {at:,} of {steps:,}"):
         Trainer(Interrupting(objective_of(recipe), at), folder, **options).run()
     # As a new process does: nothing is left but the folder.
