@@ -43,8 +43,8 @@ TOKENS = Gpt2Recipe(
 def synopses(data_folder):
     tables = (Table(data_folder / name) for name in ("anime_synopses.csv",))
     records = list(anime.records(chain.from_iterable(tables), Cleaning(anime.rules()), 0.05, 0))[:900]
-    parts = ([record.text for record in records if record.split == split] for split in ("train", "validation"))
-    return Texts(*parts)
+    train_texts = [record.text for record in records if record.split == "train"]
+    return Texts(train_texts, [record.text for record in records if record.split == "validation"])
 
 
 def validation_loss(run):
