@@ -36,7 +36,8 @@ def read_genres(path: Path, fewest_plots: int = 1) -> GenreData:
     """
     records = list(read_records(path, PlotRecord))
     counts = Counter(genre for record in records if record.split == "train" for genre in set(record.genres))
-    genres = tuple(genre for genre, count in counts.most_common() if count >= fewest_plots)
+    ranked = sorted(counts, key=lambda genre: (-counts[genre], genre))
+    genres = tuple(genre for genre in ranked if counts[genre] >= fewest_plots)
     if not genres:
         raise StoreError(f"{path} holds no genre of {fewest_plots} plots or more to train on")
     skipped = Counter("no known genre" for record in records if not set(record.genres) & set(genres))
