@@ -34,12 +34,13 @@ def test_genres_are_those_of_the_plots_to_train_on_the_most_frequent_first(write
         ("train", "three", ["Rare"]),
         ("validation", "four", ["War", "Unseen"]),
         ("validation", "five", ["Unseen"]),
+        ("validation", "six", ["Drama"]),
     )
     data = read_genres(path)
     assert data.genres == ("Drama", "Rare", "War")
     assert data.train.texts == ["one", "two", "three"]
     assert data.train.truth.tolist() == [[True, False, False], [True, False, True], [False, True, False]]
-    assert data.validation.truth.tolist() == [[False, False, True]]
+    assert data.validation.truth.tolist() == [[False, False, True], [True, False, False]]
     assert data.skipped == {"no known genre": 1}
     fewer = read_genres(path, fewest_plots=2)
     assert fewer.genres == ("Drama",)
