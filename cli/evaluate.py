@@ -12,7 +12,7 @@ from cli.tables import print_table
 from contracts.errors import InvalidRequest
 from contracts.prompt_fields import PromptFields
 from contracts.store import Store, split_name
-from export.source import read_text
+from models.pretrained.source import read_text
 from training.evaluation.dumps import FORMATS, read_dumps
 from training.evaluation.embedding import Encoder
 from training.evaluation.evaluation import evaluate
