@@ -643,7 +643,11 @@ def classify(**options: Any) -> None:
 @cli.command()
 @click.argument("model", metavar="MODEL[@VERSION]")
 @click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="Folder to make, with a file for each setting."
+    "--output",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to make, with a file for each setting.",
 )
 @click.option("--genres", metavar="LIST|FILE", help="Short for --field genre=LIST|FILE.")
 @click.option(

@@ -44,7 +44,12 @@ def start_dump(tmp_path):
         command = [sys.executable, "-P", "-m", "cli.main", "dump", *map(str, options), "--output", str(tmp_path / name)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("KAMISHIBAI_")}
         return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_take_ctrl_c,
         )
 
     return start
@@ -144,7 +149,7 @@ def test_ctrl_c_gives_up_the_jobs_that_nobody_will_read(shared_product, start_du
     while not list(tmp_path.glob("dump/*.jsonl")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     files = list((tmp_path / "dump").iterdir())
@@ -180,3 +185,8 @@ def test_a_model_says_what_its_fields_are_and_its_texts_have_them_however_they_b
     assert choices[0] == choices[1]
     assert choices[0]["fields"]["genre"] == "war"
     assert choices[0]["marked_text"].startswith("war<|endofgenre|>")
+
+
+def _take_ctrl_c():
+    """Where the tests run in the background, it is ignored, and whoever they start would ignore it, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
