@@ -81,7 +81,7 @@ TEXT = click.option(
 def wishes(formats: list[Any], precisions: list[Any], force: bool, text: Path | None = None) -> Any:
     """What VARIANTS and TEXT have been given as. Raises StoreError for a text that cannot be read."""
     from export.formats import Wishes
-    from export.source import read_text
+    from models.pretrained.source import read_text
 
     held_out = None if text is None else read_text(text)
     return Wishes(frozenset(formats), frozenset(precisions), force=force, held_out=held_out, show_progress=True)
@@ -256,7 +256,7 @@ def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, 
     from contracts.prompt_fields import PromptFields
     from contracts.store import Store
     from export.checkpoint import import_checkpoint
-    from export.hub import checkpoint_folder
+    from models.pretrained.hub import checkpoint_folder
 
     prompt_fields = PromptFields.from_format(fields) if fields else None
     folder = checkpoint_folder(place)
@@ -310,6 +310,25 @@ def word_lstm(
 
     bundle = import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase, wishes(**variants))
     tell(bundle)
+
+
+class _Training(click.Group):
+    """Options of its commands are made from the fields of recipes, which are imported for nothing else."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["char-lstm", "gpt2", "word-lstm"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        from cli.train import command
+
+        return command(cmd_name)
+
+
+@cli.group(cls=_Training)
+def train() -> None:
+    """Train a model on your own texts; it leaves a run folder, which `export` takes."""
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from contracts.bundle import Family, Task
+from contracts.prompt_fields import PromptFields
 from contracts.tokenizers import TokenizerKind
 
 RUN = "run.json"
@@ -32,3 +33,4 @@ class RunDescription(BaseModel):
     hyperparameters: dict[str, Any]
     metrics: dict[str, float]
     example_prompt: str | None = None
+    prompt_fields: PromptFields | None = None

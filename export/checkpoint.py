@@ -15,7 +15,7 @@ from contracts.store import Store
 from export.formats import Wishes
 from export.huggingface import import_gpt2
 from export.huggingface_bert import import_classifier
-from export.source import Source, read_json
+from models.pretrained.source import Source, read_json
 
 
 class _Kind(BaseModel):

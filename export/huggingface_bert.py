@@ -20,9 +20,9 @@ from contracts.store import Store
 from contracts.tokenizers import EncoderTokenizer, RobertaTokenizer, WordPieceTokenizer
 from export.draft import Draft
 from export.formats import Wishes
-from export.source import Source, read_json
-from export.weights import read_weights
 from models.bert import BertConfig, HiddenActivation, RobertaConfig
+from models.pretrained.source import Source, read_json
+from models.pretrained.weights import read_weights
 
 Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 EXAMPLE_TEXT = "Once upon a time"

@@ -10,7 +10,7 @@ from contracts.store import Store
 from contracts.tokenizers import read_tokenizer
 from export.draft import Draft
 from export.formats import Wishes
-from export.source import Source, read_json, read_text
+from models.pretrained.source import Source, read_json, read_text
 from models.weights import read_config, read_safetensors
 
 
@@ -36,6 +36,7 @@ def export_run(run: Path, store: Store, name: str, wishes: Wishes | None = None)
             "hyperparameters": description.hyperparameters,
             "metrics": description.metrics,
         },
+        prompt_fields=description.prompt_fields,
         trained=description.metrics.get("steps", 0) > 0,
         held_out=read_text(source.file(HELD_OUT)) if kind and source.has(HELD_OUT) else None,
     )

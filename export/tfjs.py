@@ -23,8 +23,8 @@ from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer
 from export.draft import Draft
 from export.formats import Wishes
-from export.source import Source, read_json
 from models.lstm import LstmConfig
+from models.pretrained.source import Source, read_json
 
 Array = NDArray[np.float32]
 Size = Annotated[int, Field(ge=1, le=MAX_COUNT)]

@@ -16,8 +16,8 @@ from contracts.errors import StoreError
 from contracts.store import Store
 from export.draft import Draft
 from export.formats import Wishes
-from export.weights import read_checkpoint
 from models.dcgan import DcganConfig
+from models.pretrained.weights import read_checkpoint
 from models.weights import read_safetensors
 
 _CONVOLUTION = re.compile(r"(\d{1,3})\.weight")

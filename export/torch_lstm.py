@@ -19,9 +19,9 @@ from contracts.store import Store
 from contracts.tokenizers import WordTokenizer
 from export.draft import Draft
 from export.formats import Wishes
-from export.source import Source, read_json
-from export.weights import read_checkpoint
 from models.lstm import LstmConfig
+from models.pretrained.source import Source, read_json
+from models.pretrained.weights import read_checkpoint
 from models.weights import read_safetensors
 
 _RECURRENT = re.compile(r"(?P<place>.*?)(?P<kind>(?:weight|bias)_(?:ih|hh))_l(?P<layer>\d{1,3})")

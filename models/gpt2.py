@@ -114,9 +114,11 @@ class Block(nn.Module):
 class Gpt2(nn.Module):
     """Token and position embeddings -> blocks -> norm -> logits by the token embedding's transpose."""
 
-    def __init__(self, config: Gpt2Config) -> None:
+    def __init__(self, config: Gpt2Config, dropout: float = 0.0) -> None:
+        """`dropout` is for training: of embeddings, attention weights and what each half of a block adds."""
         super().__init__()
         self.config = config
+        self.dropout = dropout
         self.tokens = nn.Embedding(config.vocabulary_size, config.width)
         self.positions = nn.Embedding(config.context_tokens, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -133,14 +135,21 @@ class Gpt2(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Training pass: tokens (B, T) -> logits (B, T, V)."""
-        x = self.embed(tokens, torch.arange(tokens.shape[1], device=tokens.device))
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Training pass: tokens (B, T) -> logits (B, T, V) and states behind the last block (B, T, E)."""
+        x = self.hidden(tokens)
+        return self.logits(x), x
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Training pass: tokens (B, T) -> states behind the last block (B, T, E)."""
+        x = self._drop(self.embed(tokens, torch.arange(tokens.shape[1], device=tokens.device)))
+        share = self.dropout if self.training else 0.0
         for block in self.each_block():
             q, k, v = block.attention.split(block.norm1(x))
-            x = x + block.attention.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
-            x = x + block.feed_forward(x)
-        return self.logits(x)
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=share, is_causal=True)
+            x = x + self._drop(block.attention.merge(mixed))
+            x = x + self._drop(block.feed_forward(x))
+        return x
 
     def prefill(self, cache: KvCache, slots: list[int], tokens: Tensor, starts: list[int]) -> Tensor:
         """Write keys and values of chunks of N prompts: tokens (N, T), row i at positions starts[i] .. starts[i] + T of
@@ -185,6 +194,9 @@ class Gpt2(nn.Module):
             x = x + block.attention.merge(block.attention.attend(q, keys, values, mask))
             x = x + block.feed_forward(x)
         return self.logits(x[:, 0])
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
     def each_block(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from contracts.errors import StoreError
 from contracts.run import RunDescription
 from models.dcgan import DcganConfig, discriminator, generator
-from training.progress import Progress, seeded
+from training.progress import Progress
 from training.run_folder import RunFolder
+from training.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def train_dcgan(
         hyperparameters=asdict(recipe),
         metrics=progress.metrics(),
     )
-    return run.write(description, kept.state_dict())
+    return run.keep(description, kept.state_dict())
 
 
 def _fit(

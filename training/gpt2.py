@@ -1,88 +1,121 @@
-"""GPT-2 from scratch: a byte-level BPE tokenizer and a language model for one collection of texts."""
+"""GPT-2: fine-tuned from a checkpoint, from scratch, or as the student of another run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import tokenizers
 import torch
-import torch.nn.functional as F
 from tokenizers import decoders, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.errors import StoreError
-from contracts.run import RunDescription
 from contracts.tokenizers import BpeTokenizer
 from models.gpt2 import Gpt2, Gpt2Config
-from training.progress import Progress, seeded
-from training.run_folder import RunFolder
+from models.pretrained.gpt2 import read_gpt2
+from models.pretrained.hub import checkpoint_folder
+from models.pretrained.source import Source
+from training.layouts import Layout, packed, padded
+from training.objective import Batch, cross_entropy
+from training.recipes import Gpt2Recipe
+from training.seeds import seeded
+from training.texts import Texts
 
 END = "<|endoftext|>"
+PAD = "<|pad|>"
+SCRATCH = "scratch"
+_EXAMPLE_WORDS = 3
 
 
-@dataclass(frozen=True)
-class Gpt2Recipe:
-    vocabulary_size: int = 1024
-    context_tokens: int = 256
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    rows: int = 4
-    steps: int = 2000
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    gradient_norm: float = 1.0
-    seed: int = 0
+@dataclass
+class Gpt2Objective:
+    """Rows of a layout in an order of their own for each epoch."""
+
+    recipe: Gpt2Recipe
+    module: Gpt2
+    tokenizer: BpeTokenizer
+    train: Layout
+    held_out_rows: Layout
+    held_out: str
+    example_prompt: str
+    facts: dict[str, Any]
+
+    @property
+    def config(self) -> Gpt2Config:
+        return self.module.config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.train.batches
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        return self.train.batch(epoch, index)
+
+    def loss(self, model: nn.Module, batch: Batch, first_row: int) -> Tensor:
+        logits, _ = model(batch.inputs)
+        return cross_entropy(logits, batch.targets)
+
+    def step_done(self) -> None:
+        """Nothing is carried on."""
+
+    def carried(self) -> dict[str, Tensor]:
+        return {}
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing is carried on."""
+
+    def validation(self) -> Iterator[tuple[Tensor, int]]:
+        device = self.module.tokens.weight.device
+        for index in range(self.held_out_rows.batches):
+            batch = self.held_out_rows.batch(None, index)
+            logits, _ = self.module(batch.inputs.to(device))
+            yield cross_entropy(logits, batch.targets.to(device)), batch.predicted
 
 
-def train_gpt2(
-    texts: Sequence[str],
-    folder: Path,
-    recipe: Gpt2Recipe | None = None,
-    *,
-    example_prompt: str = "In the year",
-    held_out: str = "",
-    show_progress: bool = True,
-) -> Path:
-    """Train tokenizer and model on texts and write the run folder. `held_out` is text that it does not see.
-
-    Raises StoreError for a folder that exists already and for texts that do not fill one block.
-    """
-    run, recipe = RunFolder(folder), recipe or Gpt2Recipe()
-    tokenizer = train_tokenizer(texts, recipe.vocabulary_size)
-    config = Gpt2Config(
-        vocabulary_size=tokenizer.vocabulary_size,
-        context_tokens=recipe.context_tokens,
-        width=recipe.width,
-        layers=recipe.layers,
-        heads=recipe.heads,
-    )
-    progress = Progress(folder.name, recipe.steps, show_progress)
+def gpt2_objective(texts: Texts, recipe: Gpt2Recipe) -> Gpt2Objective:
+    """Raises StoreError for texts that do not fill a block, and for a checkpoint that cannot be had."""
     with seeded(recipe.seed):
-        model = Gpt2(config)
-        _fit(model, _batches(tokenizer, texts, recipe), recipe, progress)
-    description = RunDescription(
-        family="gpt2",
-        task="text",
-        config=asdict(config),
-        tokenizer="bpe",
-        hyperparameters=asdict(recipe),
-        metrics=progress.metrics(),
-        example_prompt=example_prompt,
+        return objective_with(*_beginning(texts, recipe), texts, recipe)
+
+
+def objective_with(module: Gpt2, tokenizer: BpeTokenizer, texts: Texts, recipe: Gpt2Recipe) -> Gpt2Objective:
+    """What `module` learns from texts; it gets the special tokens that they need. Raises StoreError."""
+    markers = texts.prompt_fields.markers if texts.prompt_fields else []
+    fillers = [PAD] if recipe.layout == "padded" else []
+    module, tokenizer = with_tokens(module, tokenizer, [END, *markers, *fillers])
+    if recipe.block_tokens > module.config.context_tokens:
+        raise StoreError(
+            f"block_tokens is {recipe.block_tokens}; this model reads {module.config.context_tokens} tokens at most"
+        )
+    # Texts of fields end with the marker of the last one.
+    closing = "" if texts.prompt_fields else END
+    train, held_out = ([tokenizer.encode(text + closing) for text in part] for part in (texts.train, texts.validation))
+    if (tokens := sum(map(len, train))) <= recipe.block_tokens:
+        raise StoreError(f"the texts have {tokens} tokens; one block of this recipe needs {recipe.block_tokens + 1}")
+    lay_out = partial(padded, filler=tokenizer.encode(PAD)[0]) if fillers else packed
+    return Gpt2Objective(
+        recipe=recipe,
+        module=module,
+        tokenizer=tokenizer,
+        train=lay_out(train, recipe),
+        held_out_rows=lay_out(held_out, recipe),
+        held_out="".join(text + closing for text in texts.validation),
+        example_prompt=_example_prompt(texts),
+        facts={"prompt_fields": texts.prompt_fields},
     )
-    return run.write(description, model.state_dict(), tokenizer, held_out)
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> BpeTokenizer:
+def train_tokenizer(texts: Sequence[str], vocabulary_size: int, markers: Sequence[str] = ()) -> BpeTokenizer:
     """Byte-level BPE as GPT-2's: every byte has a token, so that no text is unknown."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=[END],
+        special_tokens=[END, *(marker for marker in markers if marker != END)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -90,41 +123,52 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> BpeTokenizer:
     return BpeTokenizer(tokenizer, END)
 
 
-def _batches(tokenizer: BpeTokenizer, texts: Sequence[str], recipe: Gpt2Recipe) -> Iterator[Tensor]:
-    """Packed blocks without end, each batch (rows, context_tokens + 1).
-
-    A block begins with a text, as a prompt does, and goes on with the texts behind it, each closed by the end token.
-    """
-    packed: list[int] = []
-    begins: list[int] = []
-    for text in texts:
-        begins.append(len(packed))
-        packed += [*tokenizer.encode(text), *tokenizer.encode(END)]
-    block = recipe.context_tokens + 1
-    if len(packed) < block:
-        raise StoreError(f"the texts have {len(packed)} tokens; one block of this recipe needs {block}")
-    stream = torch.tensor(packed + packed[:block])
-    starts, offsets = torch.tensor(begins), torch.arange(block)
-    while True:
-        chosen = starts[torch.randint(len(begins), (recipe.rows, 1))]
-        yield stream[chosen + offsets]
+def with_tokens(module: Gpt2, tokenizer: BpeTokenizer, tokens: Sequence[str]) -> tuple[Gpt2, BpeTokenizer]:
+    """The same model with these special tokens: new rows of the embedding lie around the mean of the old ones, so that
+    none of them is likely from the start (Hewitt, 2021)."""
+    extended = tokenizer.with_special_tokens(tokens)
+    missing = extended.vocabulary_size - module.config.vocabulary_size
+    if missing <= 0:
+        return module, extended
+    larger = Gpt2(replace(module.config, vocabulary_size=extended.vocabulary_size), module.dropout)
+    weights = module.state_dict()
+    known = weights["tokens.weight"]
+    near = known.mean(0) + 0.1 * known.std(0) * torch.randn(missing, known.shape[1])
+    larger.load_state_dict({**weights, "tokens.weight": torch.cat([known, near])})
+    return larger, extended
 
 
-def _fit(model: Gpt2, batches: Iterator[Tensor], recipe: Gpt2Recipe, progress: Progress) -> None:
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    others = [weight for weight in model.parameters() if weight.dim() <= 1]  # biases and norms do not decay
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        recipe.learning_rate,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
-    for _ in progress:
-        tokens = next(batches)
-        logits = model(tokens[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm)
-        optimizer.step()
-        schedule.step()
-        progress.record(loss=loss.item())
+def _beginning(texts: Texts, recipe: Gpt2Recipe) -> tuple[Gpt2, BpeTokenizer]:
+    """What training starts from. Raises StoreError."""
+    if recipe.model == SCRATCH:
+        markers = texts.prompt_fields.markers if texts.prompt_fields else []
+        tokenizer = train_tokenizer(texts.train, recipe.vocabulary_size, markers)
+        return Gpt2(_scratch_config(recipe, tokenizer), recipe.dropout), tokenizer
+    found = read_gpt2(Source(checkpoint_folder(recipe.model)))
+    module = Gpt2(found.config, recipe.dropout)
+    try:
+        module.load_state_dict(found.weights)
+    except RuntimeError as error:
+        raise StoreError(f"{recipe.model} holds weights that do not fit its config: {error}") from None
+    return module, found.tokenizer
+
+
+def _scratch_config(recipe: Gpt2Recipe, tokenizer: BpeTokenizer) -> Gpt2Config:
+    try:
+        return Gpt2Config(
+            vocabulary_size=tokenizer.vocabulary_size,
+            context_tokens=recipe.context_tokens,
+            width=recipe.width,
+            layers=recipe.blocks,
+            heads=recipe.heads,
+        )
+    except ValueError as error:
+        raise StoreError(f"no GPT-2 can be made from this recipe: {error}") from None
+
+
+def _example_prompt(texts: Texts) -> str:
+    if texts.prompt_fields:
+        first, *_ = texts.prompt_fields.fields
+        beginning, marker, _ = texts.train[0].partition(first.end)
+        return beginning + marker
+    return " ".join(texts.train[0].split()[:_EXAMPLE_WORDS])

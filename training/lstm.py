@@ -1,96 +1,216 @@
-"""Character LSTM: one pass of truncated backpropagation over the corpus after another."""
+"""Character and word LSTMs: what they learn from a text, in windows or in rows whose state is carried on."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.errors import StoreError
-from contracts.run import RunDescription
-from contracts.tokenizers import CharacterTokenizer
+from contracts.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 from models.lstm import LstmConfig, LstmLanguageModel, State
-from training.progress import Progress, seeded
-from training.run_folder import RunFolder
+from training.objective import Batch, Objective, cross_entropy
+from training.recipes import CharLstmRecipe, WordLstmRecipe
+from training.seeds import generator_of, seeded
+from training.texts import Texts
+
+UNKNOWN = "<unk>"
+VALIDATION_CHUNK_TOKENS = 256
+_FEWEST_VALIDATION_TOKENS = 1024  # of a row that is validated; each row begins without a past
+_EXAMPLE_CHARACTERS = 24
+_EXAMPLE_WORDS = 3
 
 
-@dataclass(frozen=True)
-class LstmRecipe:
-    layers: tuple[int, ...] = (128, 128)
-    dropout: float = 0.0
-    rows: int = 32
-    chunk_tokens: int = 64  # gradients reach this far back; the state is carried on
-    steps: int = 2000
-    learning_rate: float = 5e-3
-    gradient_norm: float = 1.0
-    seed: int = 0
+@dataclass
+class _LstmObjective:
+    """What windows and rows share."""
+
+    recipe: CharLstmRecipe | WordLstmRecipe
+    module: LstmLanguageModel
+    tokenizer: Tokenizer
+    train: Tensor  # (tokens,)
+    held_out_tokens: Tensor  # (tokens,)
+    held_out: str
+    example_prompt: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> LstmConfig:
+        return self.module.config
 
 
-def train_lstm(
-    corpus: str,
-    folder: Path,
-    recipe: LstmRecipe | None = None,
-    *,
-    example_prompt: str = "The ",
-    held_out: str = "",
-    show_progress: bool = True,
-) -> Path:
-    """Train on a text and write the run folder. `held_out` is text that it does not see.
+@dataclass
+class RowsObjective(_LstmObjective):
+    """The text in parallel rows: row i + 1 goes on where row i ends, so a row's state fits its next chunk."""
 
-    Raises StoreError for a folder that exists already and for a corpus that is too short for one chunk per row.
+    _state: State | None = None
+    _after: list[State] = field(default_factory=list)  # of the parts of the batch that is being learnt
+
+    def __post_init__(self) -> None:
+        """Raises StoreError for a text that is too short for one chunk per row."""
+        time = len(self.train) // self.recipe.batch_rows
+        if time <= self.recipe.chunk_tokens:
+            needed = self.recipe.batch_rows * (self.recipe.chunk_tokens + 1)
+            raise StoreError(
+                f"the text has {len(self.train):,} tokens; {self.recipe.batch_rows} rows in chunks of"
+                f" {self.recipe.chunk_tokens} need {needed:,}; give more text, or fewer --batch-rows"
+            )
+        self._rows = self.train[: self.recipe.batch_rows * time].view(self.recipe.batch_rows, time)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return (self._rows.shape[1] - 1) // self.recipe.chunk_tokens
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        begin = index * self.recipe.chunk_tokens
+        end = begin + self.recipe.chunk_tokens
+        return Batch(self._rows[:, begin:end], self._rows[:, begin + 1 : end + 1], fresh=index == 0)
+
+    def loss(self, model: nn.Module, batch: Batch, first_row: int) -> Tensor:
+        rows = slice(first_row, first_row + len(batch.inputs))
+        state = None if batch.fresh or self._state is None else [(h[rows], c[rows]) for h, c in self._state]
+        if first_row == 0:
+            self._after.clear()  # of an attempt for which there was not enough memory
+        logits, after = model(batch.inputs, state)
+        self._after.append([(h.detach(), c.detach()) for h, c in after])
+        return cross_entropy(logits, batch.targets)
+
+    def step_done(self) -> None:
+        parts = zip(*self._after, strict=True)  # layer by layer
+        self._state = [(torch.cat([h for h, _ in part]), torch.cat([c for _, c in part])) for part in parts]
+        self._after.clear()
+
+    def carried(self) -> dict[str, Tensor]:
+        carried: dict[str, Tensor] = {}
+        for layer, (h, c) in enumerate(self._state or []):
+            carried |= {f"{layer}.h": h, f"{layer}.c": c}
+        return carried
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        self._state = [(tensors[f"{layer}.h"], tensors[f"{layer}.c"]) for layer in range(len(tensors) // 2)] or None
+
+    def validation(self) -> Iterator[tuple[Tensor, int]]:
+        """The held-out text in a few long rows, the state carried through."""
+        held_out, device = self.held_out_tokens, self.module.head.weight.device
+        if len(held_out) < 2:
+            return
+        rows = max(1, min(self.recipe.batch_rows, len(held_out) // _FEWEST_VALIDATION_TOKENS))
+        laid_out = held_out[: len(held_out) // rows * rows].view(rows, -1).to(device)
+        state: State | None = None
+        for begin in range(0, laid_out.shape[1] - 1, VALIDATION_CHUNK_TOKENS):
+            targets = laid_out[:, begin + 1 : begin + VALIDATION_CHUNK_TOKENS + 1]
+            logits, state = self.module(laid_out[:, begin : begin + targets.shape[1]], state)
+            yield cross_entropy(logits, targets), targets.numel()
+
+
+@dataclass
+class WindowsObjective(_LstmObjective):
+    """Random windows of the text, each from a zero state, with a loss behind every token of them.
+
+    Served as it is trained: from the last `chunk_tokens` tokens.
     """
-    run, recipe = RunFolder(folder), recipe or LstmRecipe()
-    tokenizer = CharacterTokenizer("".join(sorted(set(corpus))))
-    rows = _lay_out(tokenizer.encode(corpus), recipe)
-    config = LstmConfig(tokenizer.vocabulary_size, recipe.layers)
-    progress = Progress(folder.name, recipe.steps, show_progress)
+
+    recipe: CharLstmRecipe
+
+    def __post_init__(self) -> None:
+        """Raises StoreError for a text that is shorter than a window."""
+        if len(self.train) <= self.recipe.chunk_tokens:
+            raise StoreError(
+                f"the text has {len(self.train):,} tokens; a window of {self.recipe.chunk_tokens} needs more"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.recipe.windows_per_epoch // self.recipe.batch_rows)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        places = (len(self.train) - self.recipe.chunk_tokens - 1) // self.recipe.window_step + 1
+        drawn = torch.randint(places, (self.recipe.windows_per_epoch,), generator=generator_of(self.recipe.seed, epoch))
+        rows = self.recipe.batch_rows
+        return _windows(self.train, drawn[index * rows : (index + 1) * rows] * self.recipe.window_step, self.recipe)
+
+    def loss(self, model: nn.Module, batch: Batch, first_row: int) -> Tensor:
+        logits, _ = model(batch.inputs, None)
+        return cross_entropy(logits, batch.targets)
+
+    def step_done(self) -> None:
+        """Nothing is carried on."""
+
+    def carried(self) -> dict[str, Tensor]:
+        return {}
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing is carried on."""
+
+    def validation(self) -> Iterator[tuple[Tensor, int]]:
+        """The last token of windows that lie evenly in the held-out text, as many as an epoch has."""
+        held_out, device = self.held_out_tokens, self.module.head.weight.device
+        places = len(held_out) - self.recipe.chunk_tokens
+        if places < 1:
+            return
+        starts = torch.linspace(0, places - 1, min(places, self.recipe.windows_per_epoch)).long()
+        for group in starts.split(self.recipe.batch_rows):
+            batch = _windows(held_out, group, self.recipe)
+            logits, _ = self.module(batch.inputs.to(device), None)
+            yield cross_entropy(logits[:, -1:], batch.targets[:, -1:].to(device)), len(group)
+
+
+def char_objective(texts: Texts, recipe: CharLstmRecipe) -> Objective:
+    """Raises StoreError for a text that is too short."""
+    text, held_out = texts.joined
+    characters = "".join(sorted(set(text)))
+    tokenizer = CharacterTokenizer(characters)
+    window = recipe.chunk_tokens if recipe.layout == "windows" else None
     with seeded(recipe.seed):
-        model = LstmLanguageModel(config, recipe.dropout)
-        _fit(model, rows, recipe, progress)
-    description = RunDescription(
-        family="lstm",
-        task="text",
-        config=asdict(config),
-        tokenizer="characters",
-        hyperparameters=asdict(recipe),
-        metrics=progress.metrics(),
-        example_prompt=example_prompt,
+        module = LstmLanguageModel(LstmConfig(len(characters), recipe.layers, window=window), recipe.dropout)
+    kind = WindowsObjective if recipe.layout == "windows" else RowsObjective
+    return kind(
+        recipe=recipe,
+        module=module,
+        tokenizer=tokenizer,
+        train=torch.tensor(tokenizer.encode(text)),
+        held_out_tokens=torch.tensor(tokenizer.encode(held_out), dtype=torch.int64),
+        held_out=held_out,
+        example_prompt=text.lstrip()[:_EXAMPLE_CHARACTERS] or text[:_EXAMPLE_CHARACTERS],
     )
-    return run.write(description, model.state_dict(), tokenizer, held_out)
 
 
-def _lay_out(tokens: list[int], recipe: LstmRecipe) -> Tensor:
-    """The corpus as (rows, time): row i + 1 goes on where row i ends, so that a row's state fits its next chunk."""
-    time = len(tokens) // recipe.rows
-    if time <= recipe.chunk_tokens:
-        needed = recipe.rows * (recipe.chunk_tokens + 1)
-        raise StoreError(f"the corpus has {len(tokens)} characters; this recipe needs {needed} or more")
-    return torch.tensor(tokens[: recipe.rows * time]).view(recipe.rows, time)
+def word_objective(texts: Texts, recipe: WordLstmRecipe) -> Objective:
+    """Raises StoreError for a text that is too short."""
+    text, held_out = texts.joined
+    tokenizer = train_word_tokenizer(text, recipe.fewest_occurrences)
+    with seeded(recipe.seed):
+        config = LstmConfig(tokenizer.vocabulary_size, recipe.layers, recipe.embedding)
+        module = LstmLanguageModel(config, recipe.dropout)
+    return RowsObjective(
+        recipe=recipe,
+        module=module,
+        tokenizer=tokenizer,
+        train=torch.tensor(tokenizer.encode(text)),
+        held_out_tokens=torch.tensor(tokenizer.encode(held_out), dtype=torch.int64),
+        held_out=held_out,
+        example_prompt=" ".join(text.split()[:_EXAMPLE_WORDS]),
+    )
 
 
-def _fit(model: LstmLanguageModel, rows: Tensor, recipe: LstmRecipe, progress: Progress) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
-    begin, state = 0, model.zero_state(recipe.rows)
-    for _ in progress:
-        if begin + recipe.chunk_tokens >= rows.shape[1]:  # the next epoch
-            begin, state = 0, model.zero_state(recipe.rows)
-        end = begin + recipe.chunk_tokens
-        loss, state = _loss(model, rows[:, begin : end + 1], state)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm)
-        optimizer.step()
-        schedule.step()
-        progress.record(loss=loss.item())
-        begin = end
+def train_word_tokenizer(text: str, fewest_occurrences: int = 1) -> WordTokenizer:
+    """Lower-case words, marks and line ends, the frequent ones first. Rarer words than asked for are read as <unk>;
+    without any, words that the text has not are left out. Raises StoreError for a text without words."""
+    counts = Counter(WordTokenizer.pieces(text))
+    counts["\n"] += fewest_occurrences
+    # Some letters become others, or two, in lower case, and would be read otherwise the second time.
+    known = [word for word, _ in counts.most_common() if WordTokenizer.pieces(word) == [word]]
+    words = [word for word in known if counts[word] >= fewest_occurrences]
+    if len(words) == len(known):
+        return WordTokenizer(words)
+    return WordTokenizer([UNKNOWN, *words], "replace", unknown_token=UNKNOWN)
 
 
-def _loss(model: LstmLanguageModel, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-    """Cross-entropy in nats of tokens (rows, time + 1) after the state, and the state after them, detached."""
-    logits, after = model(tokens[:, :-1], state)
-    loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-    return loss, [(h.detach(), c.detach()) for h, c in after]
+def _windows(tokens: Tensor, starts: Tensor, recipe: CharLstmRecipe) -> Batch:
+    """Of tokens (all,) those behind starts (rows,)."""
+    chosen = tokens[starts[:, None] + torch.arange(recipe.chunk_tokens + 1)]
+    return Batch(chosen[:, :-1], chosen[:, 1:])

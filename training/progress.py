@@ -1,23 +1,20 @@
-"""What all training loops share around a step: the seed, the bar and the measurements."""
+"""Bars of training loops, and the measurements of one without a journal."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-import torch
 from tqdm import tqdm
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's generator starts from `seed`; afterwards it is as it was before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+def progress_bar(steps: int, name: str, *, done: int = 0, show: bool = True) -> tqdm[NoReturn]:
+    """On stderr, with speed and time left. A log file, which wants no animation, gets a line every few seconds."""
+    interval = 0.1 if sys.stderr.isatty() else 5.0
+    return tqdm(total=steps, initial=done, desc=name, unit="step", disable=not show, mininterval=interval)
 
 
 @dataclass
@@ -33,8 +30,7 @@ class Progress:
     def __iter__(self) -> Iterator[int]:
         """The steps 0 .. steps - 1."""
         begin = time.perf_counter()
-        interval = 0.1 if sys.stderr.isatty() else 5.0  # a log file wants no animation
-        with tqdm(total=self.steps, desc=self.name, unit="step", disable=not self.show, mininterval=interval) as bar:
+        with progress_bar(self.steps, self.name, show=self.show) as bar:
             for step in range(self.steps):
                 yield step
                 bar.set_postfix({name: f"{values[-1]:.3f}" for name, values in self.losses.items()}, refresh=False)

@@ -1,48 +1,107 @@
-"""The run folder that a training function leaves behind; `contracts.run` says what it holds."""
+"""The run folder while it is trained. `contracts.run` says what of it export reads; the rest is
+
+plan.json            what is trained by which recipe on which data: enough to go on
+checkpoint-000001234/  the state between two steps, the last one only
+metrics.jsonl        a line for every few steps and for each validation
+loss.png, tensorboard/, samples/   to look at
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from pathlib import Path
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from contracts.bundle import TOKENIZER, WEIGHTS
+from contracts.bundle import TOKENIZER, WEIGHTS, sha256_of
 from contracts.errors import StoreError
 from contracts.run import HELD_OUT, RUN, RunDescription
 from contracts.tokenizers import Tokenizer
 from models.weights import write_safetensors
 
+PLAN = "plan.json"
+HELD_OUT_CHARACTERS = 1_000_000  # export judges by far less
+Model = Literal["char-lstm", "word-lstm", "gpt2"]
+
+
+class Plan(BaseModel):
+    """What a run is trained by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Model
+    recipe: dict[str, Any]
+    data: str
+    data_sha256: str
+
+    @classmethod
+    def of(cls, model: Model, recipe: BaseModel, data: Path) -> Plan:
+        """Raises StoreError for data that cannot be read."""
+        try:
+            return cls(model=model, recipe=recipe.model_dump(), data=str(data.resolve()), data_sha256=sha256_of(data))
+        except OSError as error:
+            raise StoreError(f"{data} cannot be read: {error.strerror}") from None
+
+    def check_data(self) -> None:
+        """Raises StoreError where the data are not what the run began with."""
+        path = Path(self.data)
+        if not path.is_file():
+            raise StoreError(f"{path}, which this run is trained on, is not there; put it back to go on")
+        if sha256_of(path) != self.data_sha256:
+            raise StoreError(f"{path} is not what this run began with: it has been changed; put the old file back")
+
+
+def is_first_process() -> bool:
+    """The one that writes, where several train together: their launcher tells each its place."""
+    return os.environ.get("RANK", "0") == "0"
+
 
 class RunFolder:
-    """A folder that appears whole, when the run is over, or not at all."""
-
     def __init__(self, path: Path) -> None:
-        """Made before training starts. Raises StoreError where the path is taken, so that no run is trained in vain."""
-        if path.exists():
-            raise StoreError(f"{path} exists already: remove it, or give the run another folder")
+        """A new one. Raises StoreError where the path is taken, so that no run is trained in vain."""
+        if path.exists() and is_first_process():
+            raise StoreError(f"{path} exists already: go on with it (--resume), remove it, or name another folder")
         self.path = path
 
-    def write(
+    @classmethod
+    def of_run(cls, path: Path) -> tuple[RunFolder, Plan]:
+        """One that exists, to go on with. Raises StoreError for what is none."""
+        try:
+            plan = Plan.model_validate_json((path / PLAN).read_bytes())
+        except (OSError, ValidationError):
+            raise StoreError(f"{path} is not the folder of a run that can be gone on with: it has no {PLAN}") from None
+        folder = cls.__new__(cls)
+        folder.path = path
+        return folder, plan
+
+    def begin(self, plan: Plan) -> None:
+        if is_first_process():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write(PLAN, plan.model_dump_json(indent=2) + "\n")
+
+    def keep(
         self,
         description: RunDescription,
         weights: dict[str, Tensor],
         tokenizer: Tokenizer | None = None,
         held_out: str = "",
     ) -> Path:
-        """Write everything beside the final place and rename it there. `held_out` is text kept from training."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.path.parent))
-        try:
-            write_safetensors({name: weight.cpu() for name, weight in weights.items()}, folder / WEIGHTS)
-            if tokenizer is not None:
-                tokenizer.write(folder / TOKENIZER)
-            if held_out:
-                (folder / HELD_OUT).write_text(held_out, encoding="utf-8")
-            (folder / RUN).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            folder.chmod(0o755)
-            folder.rename(self.path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        """Write what export reads; the description last, so that a folder that has one has all. `held_out` is text
+        kept from training."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        incoming = self.path / f".incoming-{WEIGHTS}"
+        write_safetensors({name: weight.detach().cpu() for name, weight in weights.items()}, incoming)
+        incoming.replace(self.path / WEIGHTS)
+        if tokenizer is not None:
+            tokenizer.write(self.path / TOKENIZER)
+        if held_out:
+            self._write(HELD_OUT, held_out[:HELD_OUT_CHARACTERS])
+        self._write(RUN, description.model_dump_json(indent=2) + "\n")
         return self.path
+
+    def _write(self, name: str, text: str) -> None:
+        incoming = self.path / f".incoming-{name}"
+        incoming.write_text(text, encoding="utf-8")
+        incoming.replace(self.path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import tokenizers
@@ -32,6 +33,13 @@ class BpeTokenizer(LibraryTokenizer):
                 self._bytes[token] = b"" if added[token].special else added[token].content.encode()
             else:
                 self._bytes[token] = bytes(byte_of[character] for character in piece)
+
+    def with_special_tokens(self, tokens: Sequence[str]) -> BpeTokenizer:
+        """The same tokenizer with these tokens, which stand for no characters; those that it has keep their ids."""
+        extended = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        extended.add_special_tokens([token for token in tokens if token])
+        end = None if self.end_token is None else extended.id_to_token(self.end_token)
+        return BpeTokenizer(extended, end or "<|endoftext|>")
 
     def encode(self, text: str) -> list[int]:
         return self._ids(text, special=False)

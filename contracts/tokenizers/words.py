@@ -25,6 +25,7 @@ from contracts.tokenizers.vocabulary import UnknownPolicy, Vocabulary
 _MARKS = r"!-/:-@\[-`{-~¡«»¿\u2010-\u2027\u2030-\u205e"  # ASCII's, Latin's and General Punctuation
 _RUN = rf"[^\s{_MARKS}]+"
 _WORD = rf"{_RUN}(?:(?:['’-]|(?<=\d)[.,:](?=\d)){_RUN})*"
+_PIECE = re.compile(rf"{_WORD}|[{_MARKS}]|\n")
 # Never "<" or ">": they keep their spaces, so that no words and marks side by side can look like a special token.
 _CLOSE_TO_LEFT = frozenset(".,!?;:)]}%'’…»”\n")
 _CLOSE_TO_RIGHT = frozenset("([{¿¡«“‘$#\n")
@@ -90,6 +91,11 @@ class WordTokenizer:
         ]
         unknown: UnknownPolicy = "skip" if unknown_token is None else "replace"
         return cls(words, unknown, lowercase=lowercase, unknown_token=unknown_token, written_only=written_only)
+
+    @staticmethod
+    def pieces(text: str) -> list[str]:
+        """The lower-case words, marks and line ends of a text: what a vocabulary for it is made of."""
+        return [piece.lower() for piece in _PIECE.findall(text)]
 
     def some_word(self) -> str:
         """The first word that can be read. Raises StoreError if there is none."""

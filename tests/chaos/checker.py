@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -178,8 +179,14 @@ def refusals_come_at_once(case: Case) -> Findings:
         others = (*SERVERS, *SERVING, "redis")
         silent = case.touched(others, began - REFUSED_SILENT_SECONDS, entry.at, ("stop", "block", "delay", "term"))
         limit = REFUSED_SILENT_SECONDS if silent else REFUSED_SECONDS
-        if entry.facts["seconds"] > limit:
+        if entry.facts["seconds"] > limit + _asked_wait_seconds(entry.facts["asked"]):
             yield f"{entry.facts['asked']} was refused after {entry.facts['seconds']} s", entry.number
+
+
+def _asked_wait_seconds(asked: str) -> float:
+    """How long a client wished to wait for a job's end, in which nothing has to be refused."""
+    match = re.search(r"[?&]wait=([\d.]+)", asked)
+    return float(match[1]) if match else 0.0
 
 
 def losses_are_noticed_and_run_again_in_time(case: Case) -> Findings:

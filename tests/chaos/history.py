@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+HISTORY = "history.jsonl"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -55,3 +57,9 @@ class History:
 
 def of_number(entries: Iterable[Entry], number: int) -> list[Entry]:
     return [entry for entry in entries if entry.number == number]
+
+
+def read_history(path: Path) -> list[Entry]:
+    """The entries of a run that is over."""
+    with path.open(encoding="utf-8") as lines:
+        return [Entry(**json.loads(line)) for line in lines]

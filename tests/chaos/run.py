@@ -13,7 +13,7 @@ from contracts.store import Store
 from tests.chaos.clients import Crowd
 from tests.chaos.faults import length_seconds, script
 from tests.chaos.fleet import Fleet
-from tests.chaos.history import Entry, History
+from tests.chaos.history import HISTORY, Entry, History
 from tests.chaos.injector import Injector
 from tests.chaos.observer import Observer
 from tests.chaos.orders import orders
@@ -36,7 +36,7 @@ class Plan:
 
 def run(plan: Plan, folder: Path, progress: Callable[[int], None] = lambda finished: None) -> list[Entry]:
     """The run's history. `folder` is empty; it takes store, logs and history. `progress` is told of finished orders."""
-    history = History(folder / "history.jsonl")
+    history = History(folder / HISTORY)
     fleet = Fleet(make_store(folder / "store"), folder, history, _settings(plan))
     try:
         fleet.start()

@@ -37,8 +37,8 @@ def interrupted(finish):
     return [*job(manner="follow"), Entry(9.0, "interrupted", 0, "j", facts)]
 
 
-def refused(code="queue_unavailable", status=503, seconds=0.01, at=10.0):
-    facts = {"asked": "POST /v1/jobs", "status": status, "code": code, "server": "server-1", "seconds": seconds}
+def refused(code="queue_unavailable", status=503, seconds=0.01, at=10.0, asked="POST /v1/jobs"):
+    facts = {"asked": asked, "status": status, "code": code, "server": "server-1", "seconds": seconds}
     return [*job(), Entry(at, "refused", 0, None, facts)]
 
 
@@ -83,6 +83,9 @@ GOOD = {
         fault("kill", "worker-1", 9, 12) + fault("kill", "worker-2", 9, 12, 1) + refused("no_worker")
     ),
     "a slow refusal by a Redis that stood still": fault("stop", "redis", 2, 12) + refused(seconds=9.0),
+    "a refusal at the end of a wait": (
+        fault("kill", "redis", 39, 42) + refused(seconds=20.8, at=40.0, asked="GET /v1/jobs/j?wait=20")
+    ),
     "a connection that broke with its server": fault("kill", "server-1", 9.5, 12) + broken_connection(),
     "a loss noticed in time": loss(),
     "a child's death while Redis stood still": [
@@ -141,6 +144,7 @@ BAD = {
     "refusals_come_at_once": [
         fault("away", "redis", 2, 30) + refused(seconds=3.0),
         fault("stop", "redis", 2, 40) + refused(seconds=20.0, at=30.0),
+        fault("kill", "redis", 39, 42) + refused(seconds=23.0, at=40.0, asked="GET /v1/jobs/j?wait=20"),
     ],
     "losses_are_noticed_and_run_again_in_time": [
         loss(noticed=16.0),

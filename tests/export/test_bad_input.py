@@ -27,8 +27,8 @@ from export.checkpoint import import_checkpoint
 from export.huggingface import import_gpt2
 from export.run import export_run
 from export.tfjs import import_tfjs
-from export.weights import read_checkpoint
 from models.lstm import LstmConfig, LstmLanguageModel
+from models.pretrained.weights import read_checkpoint
 from models.weights import read_safetensors
 
 often = settings(

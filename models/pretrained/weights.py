@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from contracts.errors import StoreError
-from export.source import Source, read_json
+from models.pretrained.source import Source, read_json
 from models.weights import read_safetensors
 
 

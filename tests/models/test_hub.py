@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from contracts.errors import StoreError
-from export.hub import checkpoint_folder
+from models.pretrained.hub import checkpoint_folder
 
 
 def test_a_folder_is_itself(tmp_path):

@@ -1,0 +1,65 @@
+"""Curves of a run, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import StoreError
+
+_TRAINING, _VALIDATION, _GRID = "#9aa7b8", "#c0392b", "#e3e6ea"
+
+
+def draw_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
+    """Training and validation loss over the steps, the best validation marked. Raises StoreError."""
+    figure, axes = _empty("step", "loss, nats per token")
+    trained = [line for line in lines if "loss" in line]
+    validated = [line for line in lines if "validation_loss" in line]
+    axes.plot(
+        [line["step"] for line in trained], [line["loss"] for line in trained], color=_TRAINING, lw=1, label="training"
+    )
+    if validated:
+        steps, losses = [line["step"] for line in validated], [line["validation_loss"] for line in validated]
+        axes.plot(steps, losses, color=_VALIDATION, lw=1.8, marker="o", ms=3, label="validation")
+        best = min(range(len(losses)), key=losses.__getitem__)
+        axes.axhline(losses[best], color=_VALIDATION, lw=0.8, ls=":")
+        axes.set_title(f"best validation loss {losses[best]:.4f} at step {steps[best]:,.0f}", fontsize=11)
+    # The first steps' losses, of a model that knows nothing, would press the rest into a line.
+    shown = sorted(line["loss"] for line in trained)
+    if len(shown) > 20:
+        low = min([shown[0], *(line["validation_loss"] for line in validated)])
+        axes.set_ylim(low - 0.05 * (shown[int(0.97 * len(shown))] - low), shown[int(0.97 * len(shown))])
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> None:
+    """Loss over the learning rate, logarithmic, with the one that is proposed. Raises StoreError."""
+    figure, axes = _empty("learning rate", "loss, nats per token")
+    axes.plot(rates, losses, color=_VALIDATION, lw=1.8)
+    axes.set_xscale("log")
+    axes.axvline(chosen, color="black", lw=1, ls=":")
+    axes.set_title(f"proposed learning rate {chosen:.1e}", fontsize=11)
+    _save(figure, path)
+
+
+def _empty(x: str, y: str) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise StoreError("figures need matplotlib; install it with: pip install 'kamishibai[train]'") from None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    incoming = path.with_name(f".incoming-{path.name}")
+    figure.savefig(incoming, format="png", dpi=120)
+    incoming.replace(path)

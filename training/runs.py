@@ -1,0 +1,47 @@
+"""Runs by their plans: what a command trains, and goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.gpt2 import gpt2_objective
+from training.lstm import char_objective, word_objective
+from training.objective import Objective
+from training.recipes import CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
+from training.run_folder import Plan, RunFolder
+from training.student import student_objective
+from training.texts import read_texts
+from training.trainer import Trainer
+
+
+def objective_of(plan: Plan) -> Objective:
+    """Raises StoreError for data and recipes that cannot be used."""
+    data = Path(plan.data)
+    if plan.model == "char-lstm":
+        char_recipe = CharLstmRecipe.model_validate(plan.recipe)
+        return char_objective(read_texts(data, char_recipe.validation_share), char_recipe)
+    if plan.model == "word-lstm":
+        word_recipe = WordLstmRecipe.model_validate(plan.recipe)
+        return word_objective(read_texts(data, word_recipe.validation_share), word_recipe)
+    gpt2_recipe = Gpt2Recipe.model_validate(plan.recipe)
+    texts = read_texts(data, gpt2_recipe.validation_share, titles=gpt2_recipe.titles)
+    return gpt2_objective(texts, gpt2_recipe) if gpt2_recipe.teacher is None else student_objective(texts, gpt2_recipe)
+
+
+def trainer_of(plan: Plan, folder: RunFolder, *, device: str = "auto", show_progress: bool = True) -> Trainer:
+    """At the beginning of a run, or where it was stopped. Raises StoreError."""
+    objective = objective_of(plan)
+    folder.begin(plan)
+    return Trainer(objective, folder, device=device, show_progress=show_progress)
+
+
+def train(plan: Plan, output: Path, *, device: str = "auto", show_progress: bool = True) -> Path:
+    """Train into a new folder. Raises StoreError, Stopped."""
+    return trainer_of(plan, RunFolder(output), device=device, show_progress=show_progress).run()
+
+
+def resume(run: Path, *, device: str = "auto", show_progress: bool = True) -> Path:
+    """Go on with a run. Raises StoreError, Stopped."""
+    folder, plan = RunFolder.of_run(run)
+    plan.check_data()
+    return trainer_of(plan, folder, device=device, show_progress=show_progress).run()
