@@ -88,4 +88,4 @@ def _found(path: Path, name: str) -> Iterator[str]:
         value = row.get(name, row.get(f"{name}s")) if isinstance(row, dict) else None
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str):
-                yield each
+                yield each.lower() if name == "genre" else each  # as training tells them

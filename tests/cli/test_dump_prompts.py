@@ -47,7 +47,7 @@ def test_a_list_may_be_longer_than_a_files_name():
 @pytest.mark.parametrize("key", ["genre", "genres"])
 def test_values_may_be_those_of_records(tmp_path, key):
     path = tmp_path / "plots.jsonl"
-    rows = [{key: ["war", " drama "]}, {key: "action"}, {key: ["drama"], "title": "X"}, {"other": 1}, {key: None}, [1]]
+    rows = [{key: ["war", " drama "]}, {key: "Action"}, {key: ["Drama"], "title": "X"}, {"other": 1}, {key: None}, [1]]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert prompts(records=path) == ("action<|endofgenre|>", "drama<|endofgenre|>", "war<|endofgenre|>")
 
