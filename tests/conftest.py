@@ -289,6 +289,9 @@ def write_movies(store: Store, name: str = "movies") -> None:
             model = Gpt2(config)
             for weight in model.parameters():
                 weight.data *= 6
+            rows = model.tokens.weight.data
+            for marker in format_.markers[1:]:  # almost as likely as a token that it likes
+                rows[bpe.token_to_id(marker)] = 0.7 * rows[bpe.token_to_id("ow")]
         save_file(model.state_dict(), folder / WEIGHTS)
         BpeTokenizer(bpe._tokenizer).write(folder / TOKENIZER)
         return {

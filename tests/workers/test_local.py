@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
+import torch
 
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import TextRequest
@@ -70,7 +72,7 @@ def test_one_that_fails_raises_and_leaves_the_model_usable(model, monkeypatch):
     requests = requests_for(model, 5)
     decode = model._engine._backend.decode
     with monkeypatch.context() as patch:
-        patch.setattr(model._engine._backend, "decode", lambda *step: decode(*step).fill_(float("nan")))
+        patch.setattr(model._engine._backend, "decode", lambda *step: torch.full_like(decode(*step), math.nan))
         with pytest.raises(EngineFailed, match="not numbers"):
             list(model.texts(requests))
     assert dict(model.texts(requests)) == {place: model.text(request) for place, request in enumerate(requests)}
