@@ -73,13 +73,18 @@ class ServerWriter:
             waiting.extendleft(reversed(texts))
             pace.slow_down(len(running), error.retry_after_seconds or RETRY_SECONDS)
             return
-        running.extend((text, each.id) for text, each in zip(texts, made, strict=True) if each.id is not None)
-        left = [(text, each.error) for text, each in zip(texts, made, strict=True) if each.error is not None]
-        waiting.extendleft(text for text, _ in reversed(left))
-        for text, error in left:
-            if error.code not in _TRANSIENT:
-                raise InvalidRequest(f"the server refuses the beginning {text.prompt!r}: {error.message}")
-        if left:
+        except InvalidRequest as error:  # none of them can be run; what is said is of the first
+            raise _refused(texts[0], error.message) from None
+        refused: list[PlannedText] = []
+        for text, each in zip(texts, made, strict=True):
+            if each.id is not None:
+                running.append((text, each.id))
+            elif each.error is not None and each.error.code in _TRANSIENT:
+                refused.append(text)
+            elif each.error is not None:
+                raise _refused(text, each.error.message)
+        waiting.extendleft(reversed(refused))
+        if refused:
             pace.slow_down(len(running), RETRY_SECONDS)
         else:
             pace.speed_up()
@@ -127,3 +132,7 @@ class ServerWriter:
             for job_id in job_ids:
                 with suppress(NotFound):
                     self._client.ask("DELETE", f"/v1/jobs/{job_id}")
+
+
+def _refused(text: PlannedText, message: str) -> InvalidRequest:
+    return InvalidRequest(f"the server refuses the beginning {text.prompt!r}: {message}")

@@ -106,7 +106,7 @@ def test_a_path_before_the_api_stays(foreign):
 
 def test_a_server_that_is_away_is_waited_for(foreign, monkeypatch):
     monkeypatch.setattr(api_client, "RETRY_SECONDS", 0.01)
-    away = (503, {}, json.dumps(ERROR).encode())
+    away: tuple[int, dict[str, str], bytes] = (503, {}, json.dumps(ERROR).encode())
     foreign.answers = [away, away, (200, {}, b'{"there": true}')]
     assert ApiClient(address_of(foreign)).insist("GET", "/v1/models") == {"there": True}
     assert len(foreign.seen) == 3

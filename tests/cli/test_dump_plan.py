@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,13 @@ JUNK = st.text(alphabet=st.sampled_from(" ,.-+_0123456789einfaoNT\t\x00١"), max
 
 
 def plan_of(**changes):
-    fields = {"settings": settings("0.7,1", "off"), "prompts": ("a", "b"), "samples": 3, "max_tokens": 9, "seed": 42}
+    fields: dict[str, Any] = {
+        "settings": settings("0.7,1", "off"),
+        "prompts": ("a", "b"),
+        "samples": 3,
+        "max_tokens": 9,
+        "seed": 42,
+    }
     return Plan(**fields | changes)
 
 
