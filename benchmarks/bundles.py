@@ -51,8 +51,8 @@ Round = Callable[[], None]
 def train(folder: Path, quick: bool) -> None:
     if quick:
         demo.SYNOPSES, demo.HELD_OUT_SYNOPSES, demo.FACES = 60, 4, 64
-        demo.LSTM = replace(demo.LSTM, steps=2)
-        demo.GPT2 = replace(demo.GPT2, steps=2)
+        demo.LSTM = demo.LSTM.model_copy(update={"epochs": 1})
+        demo.GPT2 = demo.GPT2.model_copy(update={"epochs": 1})
         demo.DCGAN = replace(demo.DCGAN, steps=2)
     demo.train_demo_runs(folder)
 

@@ -75,16 +75,13 @@ class ServerWriter:
             return
         except InvalidRequest as error:  # none of them can be run; what is said is of the first
             raise _refused(texts[0], error.message) from None
-        refused: list[PlannedText] = []
-        for text, each in zip(texts, made, strict=True):
-            if each.id is not None:
-                running.append((text, each.id))
-            elif each.error is not None and each.error.code in _TRANSIENT:
-                refused.append(text)
-            elif each.error is not None:
-                raise _refused(text, each.error.message)
-        waiting.extendleft(reversed(refused))
-        if refused:
+        running.extend((text, each.id) for text, each in zip(texts, made, strict=True) if each.id is not None)
+        left = [(text, each.error) for text, each in zip(texts, made, strict=True) if each.error is not None]
+        waiting.extendleft(text for text, _ in reversed(left))
+        for text, fault in left:
+            if fault.code not in _TRANSIENT:
+                raise _refused(text, fault.message)
+        if left:
             pace.slow_down(len(running), RETRY_SECONDS)
         else:
             pace.speed_up()

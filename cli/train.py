@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -61,10 +62,15 @@ def command(model: Model) -> click.Command:
     )
 
 
+COMMANDS: dict[str, Callable[[], click.Command]] = {model: partial(command, model) for model in RECIPES}
+
 _HELP: dict[Model, str] = {
     "char-lstm": "Train a character LSTM on DATA: any text file, or records of `kamishibai data`.",
     "word-lstm": "Train a word LSTM on DATA: records of `kamishibai data`, or any text file.",
-    "gpt2": "Fine-tune GPT-2 on DATA, or train one from scratch: records of `kamishibai data`, or any text file.",
+    "gpt2": "Fine-tune GPT-2 on DATA, or train one from scratch: records of `kamishibai data`, or any text file."
+    " Defaults are those for synopses; for plots "
+    + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in PLOT_DEFAULTS.items())
+    + "; for a text file layout packed.",
 }
 _EPILOG = "Ctrl-C stops after the step; `kamishibai train {model} --resume RUN` goes on as if nothing had happened."
 
@@ -125,7 +131,8 @@ def _train(plan: Plan, folder: RunFolder, device: str) -> None:
     try:
         run = trainer.run()
     except Stopped as stopped:
-        click.echo(f"{stopped}; go on with: kamishibai train {plan.model} --resume {folder.path}", err=True)
+        if trainer.is_main_process:
+            click.echo(f"{stopped}; go on with: kamishibai train {plan.model} --resume {folder.path}", err=True)
         sys.exit(130)
     if trainer.is_main_process:
         click.echo(f"{run}: {trainer.summary()}")

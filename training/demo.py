@@ -55,12 +55,12 @@ def train_demo_runs(folder: Path, *, show_progress: bool = True) -> dict[str, Pa
 
     Raises StoreError where one of the folders exists already.
     """
-    synopses = Texts(write_synopses(SYNOPSES), write_synopses(HELD_OUT_SYNOPSES, seed=1))
+    held_out = write_synopses(HELD_OUT_SYNOPSES, seed=1)
+    synopses = Texts(write_synopses(SYNOPSES), held_out, example_prompt=EXAMPLE_PROMPT)
     for name, objective in (
         ("synopses-lstm", char_objective(synopses, LSTM)),
         ("synopses-gpt2", gpt2_objective(synopses, GPT2)),
     ):
-        objective.example_prompt = EXAMPLE_PROMPT
         Trainer(objective, RunFolder(folder / name), device="cpu", show_progress=show_progress, logs=False).run()
     train_dcgan(draw_faces(FACES, FACE_PIXELS), folder / "faces", DCGAN, show_progress=show_progress)
     return {name: folder / name for name in ("synopses-lstm", "synopses-gpt2", "faces")}

@@ -167,6 +167,8 @@ def _scratch_config(recipe: Gpt2Recipe, tokenizer: BpeTokenizer) -> Gpt2Config:
 
 
 def _example_prompt(texts: Texts) -> str:
+    if texts.example_prompt:
+        return texts.example_prompt
     if texts.prompt_fields:
         first, *_ = texts.prompt_fields.fields
         beginning, marker, _ = texts.train[0].partition(first.end)

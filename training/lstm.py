@@ -153,7 +153,7 @@ class WindowsObjective(_LstmObjective):
         if places < 1:
             return
         starts = torch.linspace(0, places - 1, min(places, self.recipe.windows_per_epoch)).long()
-        for group in starts.split(self.recipe.batch_rows):
+        for group in torch.split(starts, self.recipe.batch_rows):
             batch = _windows(held_out, group, self.recipe)
             logits, _ = self.module(batch.inputs.to(device), None)
             yield cross_entropy(logits[:, -1:], batch.targets[:, -1:].to(device)), len(group)
@@ -175,7 +175,7 @@ def char_objective(texts: Texts, recipe: CharLstmRecipe) -> Objective:
         train=torch.tensor(tokenizer.encode(text)),
         held_out_tokens=torch.tensor(tokenizer.encode(held_out), dtype=torch.int64),
         held_out=held_out,
-        example_prompt=text.lstrip()[:_EXAMPLE_CHARACTERS] or text[:_EXAMPLE_CHARACTERS],
+        example_prompt=texts.example_prompt or text.lstrip()[:_EXAMPLE_CHARACTERS] or text[:_EXAMPLE_CHARACTERS],
     )
 
 
@@ -193,7 +193,7 @@ def word_objective(texts: Texts, recipe: WordLstmRecipe) -> Objective:
         train=torch.tensor(tokenizer.encode(text)),
         held_out_tokens=torch.tensor(tokenizer.encode(held_out), dtype=torch.int64),
         held_out=held_out,
-        example_prompt=" ".join(text.split()[:_EXAMPLE_WORDS]),
+        example_prompt=texts.example_prompt or " ".join(text.split()[:_EXAMPLE_WORDS]),
     )
 
 

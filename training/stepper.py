@@ -59,7 +59,8 @@ class Stepper:
             self._accelerator.clip_grad_norm_(self._model.parameters(), self._recipe.gradient_norm)
         self.optimizer.step()
         self._objective.step_done()
-        return self._accelerator.reduce(nats, "sum") / predicted
+        total: Tensor = self._accelerator.reduce(nats, "sum")
+        return total / predicted
 
     def _share(self, batch: Batch) -> Batch:
         process, processes = self._accelerator.process_index, self._accelerator.num_processes

@@ -18,6 +18,7 @@ class Texts(NamedTuple):
     train: list[str]
     validation: list[str]
     prompt_fields: PromptFields | None = None  # the format of the texts, which then hold its markers
+    example_prompt: str = ""  # what texts to look at begin with; empty: as the first one does
 
     @property
     def joined(self) -> tuple[str, str]:

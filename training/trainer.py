@@ -28,7 +28,7 @@ from training.objective import Objective
 from training.run_folder import RunFolder
 from training.samples import write_samples
 from training.schedule import Schedule
-from training.seeds import seed_of
+from training.seeds import seed_of, seeded
 from training.stepper import Stepper, make_accelerator
 
 LINE_STEPS = 10  # whose mean loss is a line of the journal
@@ -93,7 +93,7 @@ class Trainer:
         """The run's folder, trained to its end. Raises Stopped, StoreError."""
         at, objective = self._position, self._objective
         due = self._validation_indices()
-        with _stop_asked() as stop_asked:
+        with seeded(self._recipe.seed), _stop_asked() as stop_asked:
             try:
                 while at.epoch < self._recipe.epochs:
                     while at.index < objective.steps_per_epoch:
@@ -112,7 +112,7 @@ class Trainer:
     @property
     def is_main_process(self) -> bool:
         """Whether this is the process that writes and speaks."""
-        return self._main
+        return bool(self._main)
 
     def summary(self) -> str:
         at = self._position
