@@ -8,8 +8,8 @@ from contracts.requests import MAX_BULK
 
 
 class Pace:
-    """How many jobs to have at once: as many as one call makes, and once the server has refused some, as many as it
-    took, until it takes all of a larger number again."""
+    """As many as one call makes; once the server has refused some, as many as it took, and a little more each time
+    that it takes all."""
 
     def __init__(self) -> None:
         self._most = MAX_BULK
@@ -23,13 +23,13 @@ class Pace:
         return self._most - running
 
     def slow_down(self, running: int, seconds: float) -> None:
-        """The server took no more than these, and says when to come back."""
+        """The server took no more than these, and nothing for so long."""
         self._most = max(1, running)
         self._not_before = time.monotonic() + seconds
 
     def speed_up(self) -> None:
         """The server took all."""
-        self._most = min(MAX_BULK, 2 * self._most)
+        self._most = min(MAX_BULK, self._most + 1 + self._most // 8)
 
     def wait(self) -> None:
         """Until something may be sent."""

@@ -82,7 +82,7 @@ class ServerWriter:
             if fault.code not in _TRANSIENT:
                 raise _refused(text, fault.message)
         if left:
-            pace.slow_down(len(running), RETRY_SECONDS)
+            pace.slow_down(len(running), 0.0)  # it took some, so it may take others when those have ended
         else:
             pace.speed_up()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from contextlib import suppress
 
@@ -43,6 +44,17 @@ def test_without_a_whole_file_no_folder_is_left(tmp_path):
         folder.put("a", 1, {"text": "a"})
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_a_file_is_written_leaves_nothing_of_it(tmp_path, monkeypatch):
+    def interrupt(_descriptor):
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt), DumpFolder(tmp_path / "dump", 1, plain=False) as folder:
+        folder.put("a", 1, {"text": "a"})
+        monkeypatch.setattr(os, "fsync", interrupt)
+        folder.put("b", 1, {"text": "b"})
+    assert [file.name for file in (tmp_path / "dump").iterdir()] == ["a.jsonl"]
 
 
 def test_a_folder_that_is_there_is_refused_and_left_alone(tmp_path):
