@@ -714,6 +714,70 @@ def classify(**options: Any) -> None:
     classify_locally(**options)
 
 
+@cli.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to make, with a file for each setting.",
+)
+@click.option("--genres", metavar="LIST|FILE", help="Short for --field genre=LIST|FILE.")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="NAME=LIST|FILE",
+    help="Texts for each of these values of a field, like genre=action,drama; FILE has one on a line. Of several fields"
+    " every combination.",
+)
+@click.option(
+    "--from",
+    "records",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Texts for each value of the model's first field in these records, as `kamishibai data` writes them.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Texts that begin with each line of this file; the way for models without fields.",
+)
+@click.option("--samples", type=click.IntRange(1), default=10, show_default=True, help="Texts for each, per setting.")
+@click.option("--temperatures", metavar="LIST", default="0.7,1,1.3", show_default=True, help="0 takes the likeliest.")
+@click.option(
+    "--top-p", "top_ps", metavar="LIST", default="off,0.9", show_default=True, help="Each with every temperature."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Tokens to write at most.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=42, show_default=True, help="Same seed, same command, same files."
+)
+@click.option("--plain", is_flag=True, help="A text on a line with its markers, in .txt files, and nothing else.")
+@click.option("--server", metavar="URL", help="Let a running server do it, like http://127.0.0.1:8000.")
+@click.option(
+    "--api-key",
+    envvar="KAMISHIBAI_API_KEY",
+    help="Of that server; KAMISHIBAI_API_KEY hides it from a machine's other users.",
+)
+@DEVICE
+@VARIANT
+@click.option(
+    "--kv-memory",
+    "kv_bytes",
+    callback=lambda _context, _option, value: value if value is None else parse_memory(value),
+    help="KV cache; with more of it more texts are written at once.  [default: 2GiB]",
+)
+@STORE
+def dump(**options: Any) -> None:
+    """Write many texts of MODEL into files, one for each temperature and top-p, all in shared batches.
+
+    Either here, or with --server by the workers of a running server; the texts are the same.
+    """
+    from cli.dump import dump as dump_texts
+
+    dump_texts(**options)
+
+
 def tell(bundle: Any) -> None:
     """Say what has been put into the store."""
     manifest = bundle.manifest

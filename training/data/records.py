@@ -67,7 +67,7 @@ def write_records(path: Path, records: Iterable[_Record]) -> int:
 
 def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Raises StoreError that names the file, the record and what is wrong with it."""
-    for number, fields in enumerate(_read(path), start=1):
+    for number, fields in enumerate(read_rows(path), start=1):
         try:
             yield kind.model_validate(fields)
         except ValidationError as error:
@@ -76,12 +76,13 @@ def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 def kind_of(path: Path) -> type[PlotRecord] | type[SynopsisRecord]:
     """Which records a file has, by the first. Raises StoreError for a file without any."""
-    for fields in _read(path):
+    for fields in read_rows(path):
         return PlotRecord if isinstance(fields, dict) and "plot" in fields else SynopsisRecord
     raise StoreError(f"{path} has no records; write some with `kamishibai data`")
 
 
-def _read(path: Path) -> Iterator[Any]:
+def read_rows(path: Path) -> Iterator[Any]:
+    """Records of any kind, as they are. Raises StoreError that names the file and the line."""
     return _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path)
 
 
