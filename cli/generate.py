@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
-from PIL import Image
 from pydantic import ValidationError
 
 from cli.devices import devices
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import EngineFailed, InvalidRequest, StoreError
-from contracts.requests import ImageRequest, TextRequest, describe
+from contracts.requests import ImageRequest, OutputFormat, PictureLayout, TextRequest, describe
 from contracts.settings import DEFAULT_KV_BYTES
 from contracts.store import Store, split_name
 from workers.local import LocalModel
@@ -35,6 +33,14 @@ SAMPLING = (
     "min_tokens",
 )
 
+# What a file becomes, by the ending of its name.
+_KINDS: dict[str, tuple[PictureLayout, OutputFormat]] = {
+    ".png": ("grid", "png"),
+    ".gif": ("animation", "gif"),
+    ".webp": ("animation", "webp"),
+    ".npy": ("array", "npy"),
+}
+
 
 def generate(model: str, store: Path, device: str, variant: str | None, seed: int | None, **options: Any) -> None:
     """Text appears as it comes; pictures go to a file. Raises StoreError, InvalidRequest, EngineFailed."""
@@ -46,7 +52,8 @@ def generate(model: str, store: Path, device: str, variant: str | None, seed: in
     if bundle.manifest.task == "text":
         write_text(local, seed, **options)
     else:
-        draw_pictures(local, seed, options["count"], options["out"] or Path(f"{bundle.manifest.name}-{seed}.png"))
+        out = options["out"] or Path(f"{bundle.manifest.name}-{seed}.png")
+        draw_pictures(local, seed, options["count"], out, options["truncation"], options["to_seed"], options["frames"])
 
 
 def load(bundle: Bundle, device: str, variant: str | None = None, kv_bytes: int | None = None) -> LocalModel:
@@ -90,17 +97,27 @@ def write_text(local: LocalModel, seed: int, prompt: str | None, max_tokens: int
     click.secho(f"seed {seed}", fg="bright_black", err=True)
 
 
-def draw_pictures(local: LocalModel, seed: int, count: int, out: Path) -> None:
-    """One PNG; several pictures are tiled into a square."""
+def draw_pictures(
+    local: LocalModel, seed: int, count: int, out: Path, truncation: float, to_seed: int | None, frames: int
+) -> None:
+    """One file of all: a PNG that tiles them into a square, an animation or an array, as its name ends."""
+    kind = _KINDS.get(out.suffix.lower())
+    if kind is None:
+        raise InvalidRequest(f"{out} has none of the endings of pictures; end it with {', '.join(_KINDS)}.")
     try:
-        request = ImageRequest(target=local.bundle.target(), seed=seed, count=count)
+        request = ImageRequest(
+            target=local.bundle.target(),
+            seed=seed,
+            count=count if to_seed is None else frames,
+            truncation=truncation,
+            to_seed=to_seed,
+            layout=kind[0],
+            output_format=kind[1],
+        )
     except ValidationError as error:
         raise InvalidRequest(describe(error)) from None
-    pictures = [Image.open(io.BytesIO(file)) for file in local.pictures(request)]
-    columns = next(columns for columns in range(1, count + 1) if columns * columns >= count)
-    width, height = pictures[0].size
-    sheet = Image.new(pictures[0].mode, (columns * width, -(-count // columns) * height))
-    for index, picture in enumerate(pictures):
-        sheet.paste(picture, (index % columns * width, index // columns * height))
-    sheet.save(out, "PNG")
-    click.echo(f"{out}: {count} picture{'s' if count > 1 else ''} of {width}x{height}, seed {seed}")
+    (file,) = local.pictures(request)
+    out.write_bytes(file)
+    width, height = local.bundle.manifest.limits.picture_pixels or (0, 0)
+    seeds = f"seed {seed}" if to_seed is None else f"from seed {seed} to {to_seed}"
+    click.echo(f"{out}: {request.count} picture{'s' if request.count > 1 else ''} of {width}x{height}, {seeds}")

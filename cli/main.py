@@ -679,7 +679,17 @@ def replay(job: str, store: Path, redis_url: str | None, device: str) -> None:
 @click.option("--seed", type=click.IntRange(0), help="Same seed, same output.  [default: drawn, and shown]")
 @click.option("--n", "count", type=click.IntRange(1), default=1, show_default=True, help="Pictures to draw.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File for pictures.  [default: MODEL-SEED.png]"
+    "--truncation",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Draw pictures' latents from this middle share of the normal distribution; 1 is all of it.",
+)
+@click.option("--to-seed", type=click.IntRange(0), help="Draw frames from the picture of --seed to that of this seed.")
+@click.option("--frames", type=click.IntRange(2), default=16, show_default=True, help="Frames to draw with --to-seed.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File for pictures: .png (tiled), .gif, .webp (animated) or .npy (an array).  [default: MODEL-SEED.png]",
 )
 @DEVICE
 @VARIANT

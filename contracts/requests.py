@@ -43,6 +43,11 @@ MAX_BIASES = 1024
 MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
 MAX_PICTURES = 1024
+MAX_FILE_PIXELS = 1 << 20  # of all pictures that one file holds; a worker is busy for a tenth of a second with so many
+MAX_LATENT_LENGTH = 4096
+MAX_COORDINATE = 100  # of a latent, either side of zero; drawn ones stay below 7
+MIN_FRAME_MILLISECONDS = 20  # what is shown shorter, browsers slow down
+MAX_FRAME_MILLISECONDS = 10_000
 MAX_TEXTS = 64  # that one request classifies
 MAX_WINDOWS = 64  # that one of them is read in
 MAX_PROMPTS = 64  # of one call; each is a job
@@ -287,6 +292,30 @@ class StreamOptions(_Frozen):
 
 
 PictureFormat = Literal["b64_json", "url"]
+PictureLayout = Literal["separate", "grid", "animation", "array"]
+OutputFormat = Literal["png", "gif", "webp", "npy"]
+FORMATS_OF_LAYOUT: dict[PictureLayout, tuple[OutputFormat, ...]] = {  # the first is the default
+    "separate": ("png",),
+    "grid": ("png",),
+    "animation": ("gif", "webp"),
+    "array": ("npy",),
+}
+Coordinate = Annotated[float, Field(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
+Truncation = Annotated[
+    float,
+    Field(gt=0, le=1, description="Draw latents from this middle share of the normal distribution; 1 is all of it."),
+]
+FrameMilliseconds = Annotated[
+    int,
+    Field(ge=MIN_FRAME_MILLISECONDS, le=MAX_FRAME_MILLISECONDS, description="How long an animation shows each."),
+]
+
+
+class Interpolation(_Frozen):
+    """Pictures on the way from the seed's first one to that of another seed."""
+
+    to_seed: Seed
+    frames: Annotated[int, Field(ge=2, le=MAX_PICTURES, description="Pictures, both ends included.")]
 
 
 class ImageBody(_Body):
@@ -297,6 +326,22 @@ class ImageBody(_Body):
     n: Annotated[int, Field(ge=1, description="Pictures to draw.")] = 1
     size: str = "auto"
     seed: Seed | None = None
+    latents: (
+        Annotated[
+            list[Annotated[list[Coordinate], Field(min_length=1, max_length=MAX_LATENT_LENGTH, fail_fast=True)]],
+            Field(
+                min_length=1,
+                max_length=MAX_PICTURES,
+                fail_fast=True,
+                description="A picture of each, instead of drawn ones; as long as the model's `latent_length`.",
+            ),
+        ]
+        | None
+    ) = None
+    truncation: Truncation = 1.0
+    interpolate: Interpolation | None = None
+    layout: Annotated[PictureLayout, Field(description="All but `separate` are one file.")] | None = None
+    frame_milliseconds: FrameMilliseconds = 100
     response_format: PictureFormat = "b64_json"
     user: str | None = None
     cache: Annotated[
@@ -305,11 +350,19 @@ class ImageBody(_Body):
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
     output_compression: Annotated[Literal[100], BeforeValidator(_refuse_truth)] = 100
-    output_format: Literal["png"] = "png"
+    output_format: Annotated[OutputFormat, Field(description="`png`, if the layout is not for another.")] | None = None
     partial_images: Annotated[Literal[0], BeforeValidator(_refuse_truth)] = 0
     quality: Literal["auto", "standard"] = "auto"
     stream: Never = False
     style: Literal["vivid", "natural"] = "vivid"
+
+    def chosen_layout(self) -> PictureLayout:
+        """As it was given, else the first that the output format is for."""
+        if self.layout is not None:
+            return self.layout
+        return next(
+            (layout for layout, formats in FORMATS_OF_LAYOUT.items() if self.output_format in formats), "separate"
+        )
 
 
 LongTexts = Literal["truncate", "average", "refuse"]
@@ -479,20 +532,70 @@ class TextRequest(TextParameters):
 
 
 class ImageRequest(_Frozen):
-    """A picture job: `count` pictures; picture i is drawn from (seed, i)."""
+    """A picture job: `count` pictures. Picture i is drawn from (seed, i), from `latents[i]`, or, with `to_seed`, from
+    a latent on the way from (seed, 0) to (to_seed, 0)."""
 
     task: Literal["image"] = "image"
     schema_version: Literal[1] = 1
     target: Target
     seed: Seed
     count: Annotated[int, Field(ge=1, le=MAX_PICTURES)]
+    latents: (
+        Annotated[
+            tuple[
+                Annotated[
+                    tuple[Coordinate, ...],
+                    Field(min_length=1, max_length=MAX_LATENT_LENGTH, strict=False, fail_fast=True),
+                ],
+                ...,
+            ],
+            Field(max_length=MAX_PICTURES, strict=False, fail_fast=True),
+        ]
+        | None
+    ) = None
+    truncation: Truncation = 1.0
+    to_seed: Seed | None = None
+    layout: PictureLayout = "separate"
+    output_format: OutputFormat = "png"
+    frame_milliseconds: FrameMilliseconds = 100
     response_format: PictureFormat = "b64_json"  # how the answer brings them; workers do not care
     stream: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> ImageRequest:
+        if self.latents is not None and len(self.latents) != self.count:
+            raise ValueError(f"count is {self.count}, but there are {len(self.latents)} latents; give one for each")
+        if self.to_seed is not None and (self.count < 2 or self.latents is not None):
+            raise ValueError("to_seed needs two pictures or more, and no latents")
+        if self.output_format not in (formats := FORMATS_OF_LAYOUT[self.layout]):
+            raise ValueError(f"output_format is {self.output_format}; layout {self.layout} is {' or '.join(formats)}")
+        return self
 
     @property
     def work(self) -> int:
         """Pictures to draw."""
         return self.count
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether the result is one file of all pictures, and not one for each."""
+        return self.layout != "separate"
+
+    @property
+    def files(self) -> int:
+        """Of the result."""
+        return 1 if self.is_one_file else self.count
+
+    def check_file(self, size: tuple[int, int]) -> None:
+        """Raises InvalidRequest for a file of too many pictures of `size` (width, height)."""
+        width, height = size
+        if self.is_one_file and self.count * width * height > MAX_FILE_PIXELS:
+            most = MAX_FILE_PIXELS // (width * height)
+            raise InvalidRequest(
+                f"'layout' is '{self.layout}' for {self.count} pictures of {width}x{height};"
+                f" ask for at most {most} in one file, or for separate ones",
+                param="layout",
+            )
 
 
 Window = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, strict=False, fail_fast=True)]

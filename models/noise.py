@@ -69,8 +69,12 @@ def _mix(words: Tensor) -> Tensor:
     return words ^ words >> 15
 
 
-def latents(seed: int, rows: list[int], size: int) -> Tensor:
+def latents(seed: int, rows: list[int], size: int, truncation: float = 1.0) -> Tensor:
     """Standard normal latents of shape (len(rows), size), fp32; row i depends on (seed, rows[i]) alone.
+
+    With a truncation below 1 each coordinate is drawn from that middle share of the normal distribution: nothing comes
+    from beyond the bound, and within it the density keeps its shape. The uniform behind a coordinate is squeezed, not
+    drawn again, so coordinates keep their signs and their order.
 
     Made on the host in fp64 by the inverse normal distribution and then rounded, so that every device gets equal ones.
     """
@@ -82,5 +86,5 @@ def latents(seed: int, rows: list[int], size: int) -> Tensor:
         np.broadcast_arrays(*philox(np.full((1, 1), seed, np.uint64), (zero, keyed_rows, counters, zero))), -1
     )
     centred = (words.reshape(len(rows), -1)[:, :size].astype(np.float64) + 0.5) * 2.0**-32
-    normal: Tensor = torch.special.ndtri(torch.from_numpy(centred))
+    normal: Tensor = torch.special.ndtri(torch.from_numpy(0.5 + truncation * (centred - 0.5)))
     return normal.to(torch.float32)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts.errors import InvalidRequest
 from contracts.requests import (
+    FORMATS_OF_LAYOUT,
     MAX_CALL_CHOICES,
     MAX_CALL_SCORES,
     MAX_PROMPT_TOKENS,
@@ -22,6 +23,8 @@ from contracts.requests import (
     ImageBody,
     ImageRequest,
     JobBody,
+    OutputFormat,
+    PictureLayout,
     Request,
     TextParameters,
     TextRequest,
@@ -111,17 +114,27 @@ class Admission:
     def image(self, body: ImageBody) -> ImageRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(body.model, "image")
-        most = self._settings.max_pictures
-        if body.n > most:
-            raise InvalidRequest(f"'n' is {body.n}; ask for at most {most} pictures at once", param="n")
+        count = _pictures(model, body, self._settings.max_pictures)
         pixels = model.manifest.limits.picture_pixels
         sizes = ["auto"] if pixels is None else ["auto", f"{pixels[0]}x{pixels[1]}"]
         if body.size not in sizes:
             given, choices = repr(body.size[:40]), " or ".join(map(repr, sizes))
             raise InvalidRequest(f"'size' is {given}; {model.target.model} draws {choices}", param="size")
-        return ImageRequest(
-            target=model.target, seed=_seed(body.seed), count=body.n, response_format=body.response_format
+        layout, output_format = _file_kind(body)
+        request = ImageRequest(
+            target=model.target,
+            seed=_seed(0 if body.latents else body.seed),
+            count=count,
+            latents=tuple(map(tuple, body.latents)) if body.latents else None,
+            truncation=body.truncation,
+            to_seed=body.interpolate.to_seed if body.interpolate else None,
+            layout=layout,
+            output_format=output_format,
+            frame_milliseconds=body.frame_milliseconds,
+            response_format=body.response_format,
         )
+        request.check_file(pixels or (0, 0))
+        return request
 
     def classify(self, body: ClassifyBody) -> ClassifyRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
@@ -200,6 +213,57 @@ def _check_scores(body: CompletionBody, prompts: list[list[int]]) -> None:
             f" ask for at most {MAX_CALL_SCORES} in one call, with fewer of them, or fewer or shorter texts",
             param="logprobs",
         )
+
+
+def _pictures(model: CatalogueEntry, body: ImageBody, most: int) -> int:
+    """How many a body asks for: `n`, one for each latent, or the frames of an interpolation."""
+    field, count = "n", body.n
+    if body.latents is not None:
+        _check_latents(model, body, body.latents)
+        field, count = "latents", len(body.latents)
+    elif body.interpolate is not None:
+        field, count = "interpolate.frames", body.interpolate.frames
+    if count > most:
+        words = f"'{field}' has {count}" if field == "latents" else f"'{field}' is {count}"
+        raise InvalidRequest(f"{words}; ask for at most {most} pictures at once", param=field)
+    if "n" in body.model_fields_set and body.n != count:
+        raise InvalidRequest(f"'n' is {body.n}, but '{field}' asks for {count} pictures; leave n out", param="n")
+    return count
+
+
+def _check_latents(model: CatalogueEntry, body: ImageBody, latents: list[list[float]]) -> None:
+    for field, given in (
+        ("seed", body.seed is not None),
+        ("truncation", body.truncation < 1),
+        ("interpolate", body.interpolate is not None),
+    ):
+        if given:
+            raise InvalidRequest(f"'{field}' is for latents that are drawn; leave it or 'latents' out", param=field)
+    length = model.latent_length
+    for place, latent in enumerate(latents):
+        if length is not None and len(latent) != length:
+            raise InvalidRequest(
+                f"'latents.{place}' has {len(latent)} numbers; {model.target.model} draws a picture from {length}",
+                param="latents",
+            )
+
+
+def _file_kind(body: ImageBody) -> tuple[PictureLayout, OutputFormat]:
+    """What the pictures become."""
+    layout = body.chosen_layout()
+    formats = FORMATS_OF_LAYOUT[layout]
+    chosen = body.output_format or formats[0]
+    if chosen not in formats:
+        raise InvalidRequest(
+            f"'output_format' is '{chosen}', but layout '{layout}' is {' or '.join(map(repr, formats))};"
+            " change either, or leave one out",
+            param="output_format",
+        )
+    if layout != "animation" and "frame_milliseconds" in body.model_fields_set:
+        raise InvalidRequest(
+            "'frame_milliseconds' is for layout 'animation'; choose that, or leave it out", param="frame_milliseconds"
+        )
+    return layout, chosen
 
 
 def _framed_texts(model: CatalogueEntry, body: ClassifyBody) -> tuple[TokenisedText, ...]:

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own from Pyth
 from contracts.bundle import Task
 from contracts.jobs import Status
 from contracts.labels import Activation
-from contracts.requests import BatchEndpoint, Count, Priority, Seed
+from contracts.requests import BatchEndpoint, Count, OutputFormat, Priority, Seed
 from contracts.results import FinishReason
 from server.batches import BatchStatus
 
@@ -106,21 +106,21 @@ class Event(TypedDict):
 
 
 class Picture(TypedDict):
-    b64_json: Annotated[str, Field(description="A PNG file in base64.")]
+    b64_json: Annotated[str, Field(description="A file in base64.")]
 
 
 class PictureLink(TypedDict):
-    url: Annotated[str, Field(description="Of a PNG file, for as long as the job is kept; it needs no key.")]
+    url: Annotated[str, Field(description="Of a file, for as long as the job is kept; it needs no key.")]
 
 
 class Images(TypedDict):
     created: Annotated[int, Field(ge=0, description="Unix seconds.")]
-    data: list[Picture] | list[PictureLink]
-    seed: Seed
+    data: Annotated[list[Picture] | list[PictureLink], Field(description="One for each picture, or one of all.")]
+    seed: NotRequired[Annotated[Seed, Field(description="Not where latents were given.")]]
     model: str
     version: Version
     system_fingerprint: Fingerprint
-    output_format: Literal["png"]
+    output_format: OutputFormat
 
 
 class LabelScore(TypedDict):
@@ -347,6 +347,9 @@ class Model(TypedDict):
     variant: str
     task: Task
     limits: Limits
+    latent_length: NotRequired[
+        Annotated[int, Field(ge=1, description="Of a model that draws: the numbers that it makes a picture of.")]
+    ]
     labels: NotRequired[Labels]
     prompt_fields: NotRequired[PromptFields]
 

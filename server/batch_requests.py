@@ -75,7 +75,8 @@ class BatchRequests:
                     "'response_format' is 'url', but a batch writes its pictures into a file; leave it out",
                     param="response_format",
                 )
-            return self._admission.image(pictures.model_copy(update={"seed": _or(pictures.seed, seed)}))
+            drawn = {} if pictures.latents else {"seed": _or(pictures.seed, seed)}
+            return self._admission.image(pictures.model_copy(update=drawn))
         text = parse(CompletionBody, fields)
         if text.stream:
             raise InvalidRequest("'stream' is true, but a batch is written to a file; leave it out", param="stream")

@@ -53,6 +53,12 @@ class CatalogueEntry:
         """Token ids that a client may name are smaller than this."""
         return self.tokenizer.vocabulary_size if self.tokenizer else 0
 
+    @property
+    def latent_length(self) -> int | None:
+        """Numbers that a picture is drawn from; None: not a model that draws, or its bundle does not say."""
+        length = self.manifest.config.get("latent")
+        return length if self.manifest.task == "image" and isinstance(length, int) else None
+
 
 class Catalogue:
     """What ready workers serve. Announcements and the store's pointers are read at most once a second, bundles once."""

@@ -32,6 +32,7 @@ from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
 from server.batches import MOST_BATCHES_LISTED
 from server.files import MOST_FILES_LISTED
 from server.listing import DEFAULT_LISTED, MOST_LISTED
+from server.picture_files import FILE_NAME, MEDIA_TYPES
 from server.streaming import EVENT_ID
 
 Json = dict[str, Any]
@@ -79,7 +80,7 @@ _LISTED: tuple[Json, ...] = (
     {"name": "model", "in": "query", "schema": {"type": "string"}},
 )
 _PICTURE: tuple[Json, ...] = (
-    {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}},
+    {"name": "file", "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{FILE_NAME}$"}},
     {
         "name": "expires",
         "in": "query",
@@ -164,13 +165,14 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "images.create_images": Operation(
             "Pictures",
             answers.Images,
+            content=tuple(MEDIA_TYPES.values()),
             body=ImageBody,
             example={"model": "faces", "n": 1, "seed": 3},
             failures=(*_TAKES_BODY, *_ENDS_JOB),
         ),
         "images.read_picture": Operation(
             "Pictures",
-            content=("image/png",),
+            content=tuple(MEDIA_TYPES.values()),
             parameters=(_JOB_ID, *_PICTURE),
             failures=(errors.Forbidden, *_FINDS_JOB, errors.QueueUnavailable),
         ),

@@ -15,6 +15,7 @@ from redis import Redis
 from contracts import keys
 from contracts.errors import Forbidden, NotFound
 from contracts.jobs import JobRecord
+from contracts.requests import ImageRequest
 
 SECRET_BYTES = 32
 CACHE_SECONDS = 1.0
@@ -29,30 +30,30 @@ class PictureUrls:
         self._secret: bytes | None = None
         self._read_at = float("-inf")  # monotonic seconds
 
-    def of(self, record: JobRecord, count: int) -> list[str]:
-        """A URL for each picture of an ended job, good for as long as the job is kept, under the host that the current
-        request asked for."""
+    def of(self, record: JobRecord, request: ImageRequest) -> list[str]:
+        """A URL for each file of an ended job, which had this request. Good for as long as the job is kept, under the
+        host that is asked now."""
         expires = str(int(record.ended_at or 0) + record.result_seconds)
         secret = self._current_secret() or self._new_secret()
         return [
             url_for(
                 "images.read_picture",
                 job_id=record.id,
-                index=index,
+                file=file,
                 expires=expires,
-                signature=_signature(secret, record.id, str(index), expires),
+                signature=_signature(secret, record.id, file, expires),
                 _external=True,
             )
-            for index in range(count)
+            for file in (f"{index}.{request.output_format}" for index in range(request.files))
         ]
 
-    def seconds_left(self, job_id: str, index: str, expires: str, signature: str) -> float:
+    def seconds_left(self, job_id: str, file: str, expires: str, signature: str) -> float:
         """How long a URL with these parts is still good.
 
         Raises Forbidden for one that no server here has made, NotFound for one that has expired, redis.RedisError.
         """
         secret = self._current_secret() if _SIGNATURE.fullmatch(signature) else None
-        if secret is None or not hmac.compare_digest(signature, _signature(secret, job_id, index, expires)):
+        if secret is None or not hmac.compare_digest(signature, _signature(secret, job_id, file, expires)):
             raise Forbidden("The signature does not fit the rest of this URL; use URLs of pictures as they were given.")
         seconds = int(expires) - time.time()
         if seconds <= 0:
@@ -73,6 +74,6 @@ class PictureUrls:
         return self._secret
 
 
-def _signature(secret: bytes, job_id: str, index: str, expires: str) -> str:
+def _signature(secret: bytes, job_id: str, file: str, expires: str) -> str:
     # A line each: none of the three that we sign holds a line break, so no other three can make the same text.
-    return hmac.new(secret, f"{job_id}\n{index}\n{expires}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(secret, f"{job_id}\n{file}\n{expires}".encode(), hashlib.sha256).hexdigest()

@@ -11,7 +11,7 @@ from flask import Response, has_request_context, stream_with_context
 from contracts.enqueue import Accepted
 from contracts.errors import EngineFailed, JobCancelled, KamishibaiError
 from contracts.jobs import JobQueue, JobRecord
-from contracts.requests import ClassifyRequest, ImageRequest, TextRequest
+from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest
 from contracts.results import Choice, ClassifyResult, ImageResult, Result, TextResult
 from server import answers
 from server.catalogue import CatalogueEntry
@@ -63,6 +63,11 @@ def text_result_of(record: JobRecord) -> TextResult:
     return cast(TextResult, result_of(record))
 
 
+def image_result_of(record: JobRecord) -> ImageResult:
+    """As `text_result_of`, of a job that draws pictures."""
+    return cast(ImageResult, result_of(record))
+
+
 def job_body(record: JobRecord, jobs: JobQueue, estimates: Estimates | None = None) -> answers.Job:
     """The job object, with its place in the queue if there are estimates. Raises what `result_body` raises for a job
     that succeeded."""
@@ -87,8 +92,8 @@ def job_summary(record: JobRecord) -> answers.Job:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
     }
-    if not isinstance(record.request, ClassifyRequest):
-        body["seed"] = record.request.seed
+    if (seed := _seed(record.request)) is not None:
+        body["seed"] = seed
     if record.meta.deadline is not None:
         body["deadline_at"] = record.meta.deadline
     if record.meta.metadata is not None:
@@ -176,6 +181,8 @@ def model_body(entry: CatalogueEntry) -> answers.Model:
         "task": entry.manifest.task,
         "limits": cast(answers.Limits, entry.manifest.limits.model_dump(mode="json", exclude_none=True)),
     }
+    if entry.latent_length is not None:
+        body["latent_length"] = entry.latent_length
     if entry.manifest.labels:
         body["labels"] = cast(answers.Labels, entry.manifest.labels.model_dump(mode="json"))
     if entry.manifest.prompt_fields:
@@ -253,18 +260,29 @@ def _classifications(record: JobRecord, result: ClassifyResult) -> answers.Class
 
 def _pictures(record: JobRecord, result: ImageResult, jobs: JobQueue) -> Pictures:
     # A URL holds the host that the client asked for; outside of a request nobody has asked for one.
-    if cast(ImageRequest, record.request).response_format == "url" and has_request_context():
-        return [answers.PictureLink(url=url) for url in services().picture_urls.of(record, result.count)]
+    request = cast(ImageRequest, record.request)
+    if request.response_format == "url" and has_request_context():
+        return [answers.PictureLink(url=url) for url in services().picture_urls.of(record, request)]
     return [answers.Picture(b64_json=picture) for picture in jobs.pictures(result)]
 
 
 def _images(record: JobRecord, result: ImageResult, data: Pictures) -> answers.Images:
-    return {
+    request = cast(ImageRequest, record.request)
+    body: answers.Images = {
         "created": int(record.created_at),
         "data": data,
-        "seed": cast(ImageRequest, record.request).seed,
-        "model": record.request.target.model,
-        "version": record.request.target.version,
+        "model": request.target.model,
+        "version": request.target.version,
         "system_fingerprint": result.fingerprint,
-        "output_format": "png",
+        "output_format": request.output_format,
     }
+    if (seed := _seed(request)) is not None:
+        body["seed"] = seed
+    return body
+
+
+def _seed(request: Request) -> int | None:
+    """None where nothing is drawn from it."""
+    if isinstance(request, ClassifyRequest) or (isinstance(request, ImageRequest) and request.latents is not None):
+        return None
+    return request.seed

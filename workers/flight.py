@@ -17,7 +17,7 @@ from workers.engines import Delta, Score
 from workers.labelling import LabelledTexts
 from workers.leases import Ending, Lease
 from workers.pace import Pace
-from workers.pictures import encode_png
+from workers.pictures import encode_file, encode_png
 
 
 class Flight(ABC):
@@ -121,11 +121,14 @@ class ImageFlight(Flight):
         super().__init__(lease, request, fingerprint)
 
     def restart(self) -> None:
-        self._pictures: list[bytes] = []
+        self._pictures: list[bytes] = []  # PNG files, or, for one file of all, pixels
         self._finished = False
 
     def take(self, delta: dict[str, Any]) -> bool:
-        self._pictures += [encode_png(pixels, self._size) for pixels in delta["pictures"]]
+        pictures = delta["pictures"]
+        self._pictures += (
+            pictures if self.request.is_one_file else [encode_png(pixels, self._size) for pixels in pictures]
+        )
         return False
 
     def finish(self, choice: int, reason: FinishReason) -> None:
@@ -138,7 +141,9 @@ class ImageFlight(Flight):
     def land(self) -> Ending:
         key = keys.pictures(self.lease.job_id, self.lease.execution_id)
         result = ImageResult(count=len(self._pictures), fingerprint=self._fingerprint, pictures_key=key)
-        return Ending(self.lease, "finished", result=result, pictures=self._pictures)
+        one_file = self.request.is_one_file
+        files = [encode_file(self.request, self._pictures, self._size)] if one_file else self._pictures
+        return Ending(self.lease, "finished", result=result, pictures=files)
 
     def to_publish(self) -> list[tuple[int, int, str]]:
         return []
@@ -194,4 +199,6 @@ def take_off(lease: Lease, bundle: Bundle, fingerprint: str) -> Flight:
         return TextFlight(lease, request, fingerprint, bundle)
     if isinstance(request, ClassifyRequest):
         return ClassifyFlight(lease, request, fingerprint, bundle)
-    return ImageFlight(lease, request, fingerprint, bundle.manifest.limits.picture_pixels or (0, 0))
+    size = bundle.manifest.limits.picture_pixels or (0, 0)
+    request.check_file(size)
+    return ImageFlight(lease, request, fingerprint, size)

@@ -17,7 +17,7 @@ from workers.choice import TextAnswer
 from workers.engines import Delta, Done, Event, Evicted, Failed
 from workers.engines.loading import load_model
 from workers.labelling import LabelledTexts
-from workers.pictures import encode_png
+from workers.pictures import encode_file, encode_png
 from workers.scheduler import Scheduler
 
 _ONLY = "only"  # the id of the one request, and the name of the one engine
@@ -77,14 +77,13 @@ class LocalModel:
             scheduler.clear(_ONLY)
 
     def pictures(self, request: ImageRequest) -> list[bytes]:
-        """Run a picture request; PNG files."""
+        """Run a picture request; the files of its layout."""
         size = self.bundle.manifest.limits.picture_pixels or (0, 0)
-        return [
-            encode_png(pixels, size)
-            for event in self._events(request)
-            if isinstance(event, Delta)
-            for pixels in event.pictures
-        ]
+        deltas = (event for event in self._events(request) if isinstance(event, Delta))
+        pictures = [pixels for delta in deltas for pixels in delta.pictures]
+        if request.is_one_file:
+            return [encode_file(request, pictures, size)]
+        return [encode_png(pixels, size) for pixels in pictures]
 
     def labels(self, request: ClassifyRequest) -> ClassifyResult:
         """Run a request to classify texts. Raises InvalidRequest for texts that the model cannot read."""

@@ -55,3 +55,22 @@ def test_a_row_of_latents_does_not_depend_on_the_others():
     together = latents(2**63 - 1, [5, 0, 3], 100)
     for index, row in enumerate([5, 0, 3]):
         assert torch.equal(latents(2**63 - 1, [row], 100)[0], together[index])
+
+
+@pytest.mark.parametrize(("truncation", "bound", "deviation"), [(0.5, 0.674490, 0.377564), (0.9, 1.644854, 0.789688)])
+def test_truncated_latents_are_a_normal_cut_at_the_bound(truncation, bound, deviation):
+    """The standard deviation of that normal is the square root of 1 - 2 * bound * density(bound) / truncation."""
+    values = latents(7, list(range(1000)), 100, truncation).double()
+    assert bound - 0.001 < values.abs().max() <= bound + 1e-6
+    assert abs(values.mean()) < 0.005
+    assert abs(values.std() - deviation) < 0.005
+
+
+def test_truncation_squeezes_each_coordinate_by_itself_and_one_changes_nothing():
+    free = latents(7, [0, 5], 100)
+    assert torch.equal(latents(7, [0, 5], 100, 1.0), free)
+    squeezed = latents(7, [0, 5], 100, 0.7)
+    assert torch.equal(latents(7, [5], 100, 0.7)[0], squeezed[1])
+    assert torch.equal(squeezed.sign(), free.sign())
+    assert (squeezed.abs() < free.abs()).all()
+    assert torch.equal(squeezed[0].argsort(), free[0].argsort())

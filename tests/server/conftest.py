@@ -314,7 +314,7 @@ def write_picture_bundle(folder):
     return {
         "family": "dcgan",
         "task": "image",
-        "config": {},
+        "config": {"latent": 3},
         "limits": Limits(picture_pixels=(8, 8)),
         "variants": (Variant(format="pytorch", precision="fp32", files=(WEIGHTS,)),),
         "example": Example(),
@@ -383,7 +383,7 @@ def _logprobs(text, *, first_is_given):
 
 
 def _image_result(request):
-    return ImageResult(count=request.count, pictures=[PICTURE] * request.count)
+    return ImageResult(count=request.count, pictures=[PICTURE] * request.files)
 
 
 def _now():

@@ -29,6 +29,13 @@ TEXT = {
 }
 TOKENS = {"prompt": [1, 2, 3], "model": "tiny-text", "echo": True, "logprobs": 2}
 PICTURES = {"model": "tiny-picture", "n": 2, "size": "8x8", "seed": 1, "prompt": "a face"}
+LATENTS = {"model": "tiny-picture", "latents": [[0.5, -1, 2.5], [0, 0, 0]], "layout": "grid", "output_format": "png"}
+FRAMES = {
+    "interpolate": {"to_seed": 2, "frames": 3},
+    "truncation": 0.5,
+    "layout": "animation",
+    "frame_milliseconds": 40,
+}
 LABELS = {
     "model": "tiny-labels",
     "input": ["A pilot", "the sea"],
@@ -40,6 +47,8 @@ CALLS = [
     ("/v1/completions", TEXT),
     ("/v1/completions", TOKENS),
     ("/v1/images/generations", PICTURES),
+    ("/v1/images/generations", LATENTS),
+    ("/v1/images/generations", FRAMES),
     ("/v1/classify", LABELS),
     ("/v1/jobs", {"model": "tiny-text", "input": TEXT}),
     ("/v1/jobs", {"model": "tiny-picture", "input": PICTURES}),

@@ -82,7 +82,7 @@ def test_routes_that_need_no_key_say_so(document):
     open_paths = {
         path for path, methods in document["paths"].items() for each in methods.values() if each.get("security") == []
     }
-    assert open_paths == {"/healthz", "/readyz", "/v1/images/{job_id}/{index}.png"}
+    assert open_paths == {"/healthz", "/readyz", "/v1/images/{job_id}/{file}"}
     assert document["security"] == [{"key": []}, {}]
 
 

@@ -11,6 +11,7 @@ import torch
 from contracts.requests import ImageRequest, TextRequest
 from contracts.store import Store
 from export.tfjs import import_tfjs
+from models import noise
 from workers.engines import Delta, Done, Failed
 from workers.engines.loading import load_model
 from workers.engines.memory import Allowance
@@ -58,6 +59,22 @@ def text_request(bundle, number):
         echo=rng.choice([False, True]),
         logprobs=rng.choice([None, None, 0, 3]),
     )
+
+
+def picture_request(bundle, number):
+    """Requests for pictures of every manner."""
+    length, count = bundle.manifest.config["latent"], 2 + number % 9
+    latents = tuple(
+        tuple(((number + place) * 7919 + axis) % 97 / 30 - 1.5 for axis in range(length)) for place in range(count)
+    )
+    manners: tuple[dict[str, Any], ...] = (
+        {},
+        {"truncation": 0.6},
+        {"to_seed": number + 1},
+        {"to_seed": 1, "truncation": 0.3},
+        {"latents": latents},
+    )
+    return ImageRequest(target=bundle.target(), seed=number * 7, count=count, **manners[number % 5])
 
 
 def run_all(engine, requests, arrivals):
@@ -109,7 +126,7 @@ def test_texts_are_the_same_alone_and_in_any_company(bundles, name):
 
 def test_pictures_are_the_same_alone_and_in_any_company(bundles):
     bundle = bundles["faces"]
-    requests = {str(n): ImageRequest(target=bundle.target(), seed=n * 7, count=1 + n % 9) for n in range(30)}
+    requests = {str(n): picture_request(bundle, n) for n in range(48)}
     engine = engine_of(bundle)
     alone: dict[tuple[str, int], list[object]] = {}
     for number, request in requests.items():
@@ -117,6 +134,54 @@ def test_pictures_are_the_same_alone_and_in_any_company(bundles):
     assert [len(alone[number, 0]) for number in requests] == [request.count for request in requests.values()]
     together, _ = run_all(engine_of(bundle), requests, {number: int(number) // 4 for number in requests})
     assert together == alone
+
+
+def test_a_picture_of_a_given_latent_is_that_of_the_seed_which_draws_it(bundles):
+    bundle = bundles["faces"]
+    drawn = ImageRequest(target=bundle.target(), seed=5, count=3)
+    latents = tuple(map(tuple, noise.latents(5, [0, 1, 2], bundle.manifest.config["latent"]).tolist()))
+    output, _ = run_all(
+        engine_of(bundle),
+        {"drawn": drawn, "given": drawn.model_copy(update={"latents": latents, "seed": 0})},
+        {"drawn": 0, "given": 0},
+    )
+    assert output["given", 0] == output["drawn", 0]
+
+
+def test_frames_lead_from_the_first_picture_of_a_seed_to_that_of_another(bundles):
+    bundle = bundles["faces"]
+
+    def draw(**fields):
+        request = ImageRequest(target=bundle.target(), **fields)
+        return run_all(engine_of(bundle), {"it": request}, {"it": 0})[0]["it", 0]
+
+    frames = draw(seed=3, to_seed=4, count=9, truncation=0.8)
+    assert (frames[:1], frames[-1:]) == tuple(draw(seed=seed, count=1, truncation=0.8) for seed in (3, 4))
+    assert len({*frames}) == 9
+
+
+def test_a_latent_of_another_length_is_refused_and_harms_nobody_else(bundles):
+    bundle = bundles["faces"]
+    good = ImageRequest(target=bundle.target(), seed=1, count=2)
+    scheduler = Scheduler({"model": engine_of(bundle)})
+    refused: dict[str, Exception] = {}
+    scheduler.submit("model", "short", good.model_copy(update={"latents": ((0.5,), (0.5,))}))
+    scheduler.submit("model", "good", good)
+    scheduler.admit(refused.__setitem__)
+    length = bundle.manifest.config["latent"]
+    assert [str(error) for error in refused.values()] == [f"A latent has 1 numbers; give {length} for each picture."]
+    assert list(refused) == ["short"]
+
+
+def test_a_large_order_is_split_and_lets_those_behind_it_go_first(bundles):
+    bundle = bundles["faces"]
+    engine = engine_of(bundle)
+    counts = {"large": 500, "larger": 900, "one": 1, "few": 5, "full": 64}
+    requests = {name: ImageRequest(target=bundle.target(), seed=9, count=count) for name, count in counts.items()}
+    output, done = run_all(engine, requests, {"large": 0, "larger": 0, "one": 1, "few": 2, "full": 3})
+    assert {name: len(output[name, 0]) for name in counts} == counts
+    assert list(done) == ["one", "few", "full", "large", "larger"], "in the order in which they ended"
+    assert output["larger", 0][:500] == output["large", 0]
 
 
 def test_a_removed_request_leaves_the_others_alone(bundles):

@@ -9,6 +9,7 @@ import torch
 
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import ImageRequest, Request
+from models.interpolation import spherical
 from models.noise import latents
 from models.runtimes import ImageBackend
 from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Failed
@@ -31,7 +32,7 @@ class ImageEngine:
     def __init__(self, backend: ImageBackend, call_seconds: float = CALL_SECONDS) -> None:
         self._backend = backend
         self._call_seconds = call_seconds
-        self._orders: dict[str, _Order] = {}  # in order of arrival
+        self._orders: dict[str, _Order] = {}  # whoever has waited longest comes first
         self._picture_seconds = 0.0  # what one picture took in the last call
         self._allowance = Allowance(MOST_PICTURES)
 
@@ -57,6 +58,11 @@ class ImageEngine:
     def add(self, job_id: str, request: Request) -> None:
         if not isinstance(request, ImageRequest):
             raise InvalidRequest(f"A {request.task} request cannot be run by an image model.")
+        for latent in request.latents or ():
+            if len(latent) != self._backend.latent:
+                raise InvalidRequest(
+                    f"A latent has {len(latent)} numbers; give {self._backend.latent} for each picture."
+                )
         self._orders[job_id] = _Order(job_id, request)
 
     def remove(self, job_id: str, choice: int | None = None) -> None:
@@ -81,7 +87,7 @@ class ImageEngine:
         return handle
 
     def _next_batch(self) -> list[tuple[_Order, range]]:
-        """The next pictures in order of arrival, as many as a call has time for."""
+        """The next pictures of those that have waited longest, as many as a call has time for."""
         room = self._allowance.rows
         if self._picture_seconds:
             affordable = max(1, int(self._call_seconds / self._picture_seconds))
@@ -99,7 +105,7 @@ class ImageEngine:
         """Pixels of the batch's `count` pictures, and of zeros up to a power of two."""
         noise = torch.zeros(1 << (count - 1).bit_length(), self._backend.latent)
         noise[:count] = torch.cat(
-            [latents(order.request.seed, list(pictures), self._backend.latent) for order, pictures in batch]
+            [_latents(order.request, pictures, self._backend.latent) for order, pictures in batch]
         )
         return self._backend.draw(noise)
 
@@ -121,7 +127,19 @@ class ImageEngine:
             first += len(pictures)
             order.drawn = pictures.stop
             events.append(Delta(order.job_id, pictures=[picture.numpy().tobytes() for picture in mine]))
+            del self._orders[order.job_id]
             if order.drawn == order.request.count:
-                del self._orders[order.job_id]
                 events.append(Done(order.job_id, "stop"))
+            else:
+                self._orders[order.job_id] = order  # behind the others, so that a large order starves none of them
         return events
+
+
+def _latents(request: ImageRequest, pictures: range, size: int) -> torch.Tensor:
+    """Of these pictures of a request; each depends on the request and its own number alone."""
+    if request.latents is not None:
+        return torch.tensor([request.latents[index] for index in pictures])
+    if request.to_seed is not None:
+        start, end = (latents(seed, [0], size, request.truncation)[0] for seed in (request.seed, request.to_seed))
+        return spherical(start, end, [index / (request.count - 1) for index in pictures])
+    return latents(request.seed, list(pictures), size, request.truncation)
