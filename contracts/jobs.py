@@ -171,7 +171,7 @@ class JobQueue:
         return [None if each is None else _STATUS_OF_RQ.get(each) in ENDED for each in known]
 
     def pictures(self, result: ImageResult) -> list[str]:
-        """The pictures of a result, base64 PNG. Raises NotFound when they have outlived their lifetime."""
+        """The files of a result in base64. Raises NotFound when they have outlived their lifetime."""
         if result.pictures is not None:
             return result.pictures
         stored = cast(list[bytes], self._redis.lrange(result.pictures_key or "", 0, -1))
@@ -180,7 +180,7 @@ class JobQueue:
         return [base64.b64encode(picture).decode() for picture in stored]
 
     def picture(self, result: ImageResult, index: int) -> bytes:
-        """One picture of a result, a PNG file. Raises NotFound where there is none (any more)."""
+        """One file of a result. Raises NotFound where there is none (any more)."""
         if result.pictures is None:
             found = cast(list[bytes], self._redis.lrange(result.pictures_key or "", index, index))
         else:
@@ -395,7 +395,7 @@ def _answers(result: Result, job_id: str, request: Request) -> bool:
         return isinstance(request, ClassifyRequest) and len(result.classifications) == len(request.texts)
     key = result.pictures_key
     own = key is None or key.startswith(keys.pictures(job_id, ""))
-    return isinstance(request, ImageRequest) and result.count == request.count and own
+    return isinstance(request, ImageRequest) and result.count == request.files and own
 
 
 def _error_of(result: dict[bytes, bytes]) -> KamishibaiError:

@@ -15,7 +15,7 @@ kamishibai:webhook_secrets            hash    what signs webhooks, by owner (ser
 kamishibai:worker:<worker>            string  JSON: what a worker serves and its counters (contracts.announcements)
 kamishibai:workers                    set     names of workers that have announced themselves
 kamishibai:text:<job>:<choice>        string  text of a streaming job's choice so far, UTF-8
-kamishibai:pictures:<job>:<execution> list    PNG files of a finished picture job
+kamishibai:pictures:<job>:<execution> list    files of a finished picture job
 kamishibai:batch:<batch>              hash    what was asked, how far it is, how it ended (server.batches)
 kamishibai:batch_lease:<batch>        string  token of the clerk that carries it out
 kamishibai:batches                    zset    ids of batches, all with score 0: ids are in the order of their making

@@ -47,10 +47,10 @@ class TextResult(_Frozen):
 
 
 class ImageResult(_Frozen):
-    """Pictures are base64 PNG inline or, where a worker of ours drew them, PNG files under `pictures_key` in Redis."""
+    """Files are base64 inline or, where a worker of ours drew their pictures, lie under `pictures_key` in Redis."""
 
     task: Literal["image"] = "image"
-    count: Count
+    count: Count  # of files: one for each picture, or one of all
     fingerprint: str = ""
     pictures: list[str] | None = None
     pictures_key: str | None = None

@@ -140,9 +140,9 @@ class ImageFlight(Flight):
 
     def land(self) -> Ending:
         key = keys.pictures(self.lease.job_id, self.lease.execution_id)
-        result = ImageResult(count=len(self._pictures), fingerprint=self._fingerprint, pictures_key=key)
         one_file = self.request.is_one_file
         files = [encode_file(self.request, self._pictures, self._size)] if one_file else self._pictures
+        result = ImageResult(count=len(files), fingerprint=self._fingerprint, pictures_key=key)
         return Ending(self.lease, "finished", result=result, pictures=files)
 
     def to_publish(self) -> list[tuple[int, int, str]]:

@@ -54,7 +54,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended: its result or its error. Pictures are PNG files, stored beside the job."""
+    """How a job ended: its result or its error. Pictures are files, stored beside the job."""
 
     lease: Lease
     outcome: Literal["finished", "failed", "stopped"]

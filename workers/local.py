@@ -99,7 +99,7 @@ class LocalModel:
         if isinstance(request, ClassifyRequest):
             return self.labels(request)
         pictures = [base64.b64encode(picture).decode() for picture in self.pictures(request)]
-        return ImageResult(count=request.count, pictures=pictures, fingerprint=self.fingerprint)
+        return ImageResult(count=request.files, pictures=pictures, fingerprint=self.fingerprint)
 
     def _events(self, request: Request) -> Iterator[Event]:
         """Raises EngineFailed if there is not enough memory for it."""

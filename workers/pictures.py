@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 
+import fpng
 import numpy as np
 from PIL import Image
 
@@ -65,7 +66,10 @@ def _image(pixels: bytes, size: tuple[int, int]) -> Image.Image:
 
 
 def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
+    if image.mode == "RGB":
+        content: bytes = fpng.from_bytes(image.tobytes(), image.width, image.height, 3)
+        return content
+    file = io.BytesIO()  # fpng knows colour alone
     image.save(file, "PNG", compress_level=1)  # level 1 costs three quarters of the default's time
     return file.getvalue()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import signal
 import subprocess
@@ -9,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from cli.devices import devices
-from contracts.requests import TextRequest
+from contracts.requests import ImageRequest, TextRequest
 from workers.local import LocalModel
 
 # models
@@ -146,6 +148,36 @@ def test_pictures_are_tiled_into_one_png(kamishibai, store, tmp_path, count, siz
     kamishibai("generate", "faces", "--seed", 3, "--out", tmp_path / "one.png", "--store", store.root)
     with Image.open(tmp_path / "one.png") as one:
         assert one.tobytes() == drawn[0], "picture i does not depend on how many there are"
+
+
+@pytest.mark.parametrize(("ending", "kind"), [(".gif", "GIF"), (".WEBP", "WEBP")])
+def test_frames_between_two_seeds_become_an_animation(kamishibai, store, tmp_path, ending, kind):
+    out = tmp_path / f"way{ending}"
+    words = ("--seed", 3, "--to-seed", 4, "--frames", 5, "--truncation", 0.8, "--out", out, "--store", store.root)
+    ended = kamishibai("generate", "faces", *words)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == f"{out}: 5 pictures of 16x16, from seed 3 to 4\n"
+    with Image.open(out) as way:
+        assert (way.format, way.size) == (kind, (16, 16))
+        assert len(list(ImageSequence.Iterator(way))) == 5
+
+
+def test_an_array_holds_the_pictures_of_a_seed_and_truncation_changes_them(kamishibai, store, tmp_path):
+    local = LocalModel(store.open("faces"))
+    for truncation in (1.0, 0.4):
+        out = tmp_path / "pictures.npy"
+        words = ("--seed", 3, "--n", 2, "--truncation", truncation, "--out", out, "--store", store.root)
+        assert kamishibai("generate", "faces", *words).status == 0
+        request = ImageRequest(target=local.bundle.target(), seed=3, count=2, truncation=truncation)
+        drawn = [np.asarray(Image.open(io.BytesIO(file))) for file in local.pictures(request)]
+        assert (np.load(out) == np.stack(drawn)).all()
+
+
+def test_an_ending_that_no_picture_has_is_refused(kamishibai, store, tmp_path):
+    ended = kamishibai("generate", "faces", "--out", tmp_path / "face.jpg", "--store", store.root)
+    assert ended.status == 1
+    assert "end it with .png, .gif, .webp, .npy" in ended.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_default_file_names_model_and_seed(kamishibai, store, tmp_path, monkeypatch):

@@ -383,7 +383,7 @@ def _logprobs(text, *, first_is_given):
 
 
 def _image_result(request):
-    return ImageResult(count=request.count, pictures=[PICTURE] * request.files)
+    return ImageResult(count=request.files, pictures=[PICTURE] * request.files)
 
 
 def _now():

@@ -33,12 +33,16 @@ def frames_of(file, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_png_holds_every_pixel(channels):
-    (picture,) = pictures_of(1, channels)
-    with Image.open(io.BytesIO(encode_png(picture.tobytes(), SIZE))) as image:
-        assert image.format == "PNG"
-        assert image.mode == ("RGB" if channels == 3 else "L")
+@pytest.mark.parametrize("size", [(1, 1), SIZE, (8, 8), (17, 5), (64, 64), (128, 128)])
+@pytest.mark.parametrize("colours", [1, 2, 7, 255])
+def test_a_png_holds_every_pixel(channels, size, colours):
+    """Encoders take other ways for flat pictures, for runs, and for noise, which does not pack."""
+    (picture,) = pictures_of(1, channels, size) % colours
+    file = encode_png(picture.tobytes(), size)
+    with Image.open(io.BytesIO(file)) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB" if channels == 3 else "L")
         assert (pixels_of(image, channels) == picture).all()
+    assert file == encode_png(picture.tobytes(), size), "always the same bytes"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
