@@ -316,7 +316,7 @@ class _Training(click.Group):
     """Options of its commands are made from the fields of recipes, which are imported for nothing else."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["char-lstm", "gpt2", "word-lstm"]
+        return ["char-lstm", "dcgan", "gpt2", "word-lstm"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from cli.train import COMMANDS
@@ -326,7 +326,7 @@ class _Training(click.Group):
 
 @cli.group(cls=_Training)
 def train() -> None:
-    """Train a model on your own texts; it leaves a run folder, which `export` takes."""
+    """Train a model on your own texts or pictures; it leaves a run folder, which `export` takes."""
 
 
 @cli.command()

@@ -8,6 +8,8 @@ from typing import Any
 
 from contracts.errors import StoreError
 
+LOSSES = "loss.png"
+_GENERATOR, _DISCRIMINATOR, _REAL = "#c0392b", "#0b57a4", "#2e7d4f"
 _TRAINING, _VALIDATION, _GRID = "#9aa7b8", "#c0392b", "#e3e6ea"
 
 
@@ -32,6 +34,50 @@ def draw_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
         axes.set_ylim(low - 0.05 * (shown[int(0.97 * len(shown))] - low), shown[int(0.97 * len(shown))])
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def draw_gan_losses(lines: Sequence[dict[str, float]], path: Path) -> None:
+    """Those of generator and discriminator over the steps, and their means over epochs. Raises StoreError."""
+    figure, axes = _empty("step", "loss, nats")
+    for name, colour in (("generator", _GENERATOR), ("discriminator", _DISCRIMINATOR)):
+        _draw_with_epochs(axes, lines, f"{name}_loss", colour, name)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_scores(lines: Sequence[dict[str, float]], path: Path) -> None:
+    """Mean probabilities of being real that the discriminator gives real and generated pictures. Raises StoreError."""
+    figure, axes = _empty("step", "mean score of the discriminator")
+    for name, colour in (("real", _REAL), ("fake", _GENERATOR)):
+        _draw_with_epochs(axes, lines, f"{name}_score", colour, f"{name} pictures")
+    axes.axhline(0.5, color="black", lw=0.8, ls=":")
+    axes.set_ylim(0, 1)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_distances(lines: Sequence[dict[str, float]], path: Path) -> None:
+    """Of generated pictures to real ones over the epochs, logarithmic, the smallest marked. Raises StoreError."""
+    figure, axes = _empty("epoch", "distance to the real pictures")
+    measured = [line for line in lines if "epoch_distance" in line]
+    if measured:
+        epochs = [line["epoch"] for line in measured]
+        distances = [line["epoch_distance"] for line in measured]
+        axes.plot(epochs, distances, color=_GENERATOR, lw=1.8, marker="o", ms=3)
+        best = min(range(len(distances)), key=distances.__getitem__)
+        if distances[best] > 0:
+            axes.set_yscale("log")
+        axes.axhline(distances[best], color=_GENERATOR, lw=0.8, ls=":")
+        axes.set_title(f"smallest distance {distances[best]:.4f} after epoch {epochs[best]:,.0f}", fontsize=11)
+    _save(figure, path)
+
+
+def _draw_with_epochs(axes: Any, lines: Sequence[dict[str, float]], name: str, colour: str, label: str) -> None:
+    """A thin line of all measurements, a thick one of the means over epochs."""
+    fine, coarse = ([line for line in lines if key in line] for key in (name, f"epoch_{name}"))
+    axes.plot([line["step"] for line in fine], [line[name] for line in fine], color=colour, lw=0.8, alpha=0.45)
+    means = [line[f"epoch_{name}"] for line in coarse]
+    axes.plot([line["step"] for line in coarse], means, color=colour, lw=1.8, marker="o", ms=3, label=label)
 
 
 def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, path: Path) -> None:

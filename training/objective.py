@@ -12,7 +12,7 @@ from contracts.tokenizers import Tokenizer
 from models.gpt2 import Gpt2
 from models.lstm import LstmLanguageModel
 from models.weights import Config
-from training.recipes import Recipe
+from training.recipes import TextRecipe
 
 IGNORED = -100  # a target that carries no loss; cross_entropy's own default
 
@@ -37,7 +37,7 @@ class Objective(Protocol):
     """Everything is a function of (seed, epoch, index), so a run that was stopped goes on as if it had not been."""
 
     @property
-    def recipe(self) -> Recipe: ...
+    def recipe(self) -> TextRecipe: ...
 
     @property
     def module(self) -> Gpt2 | LstmLanguageModel: ...

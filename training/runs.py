@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.dcgan_trainer import DcganTrainer
 from training.gpt2 import gpt2_objective
 from training.lstm import char_objective, word_objective
 from training.objective import Objective
-from training.recipes import CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
+from training.pictures import PictureFolder
+from training.recipes import CharLstmRecipe, DcganRecipe, Gpt2Recipe, WordLstmRecipe
 from training.run_folder import Plan, RunFolder
 from training.student import student_objective
 from training.texts import read_texts
@@ -15,7 +17,7 @@ from training.trainer import Trainer
 
 
 def objective_of(plan: Plan) -> Objective:
-    """Raises StoreError for data and recipes that cannot be used."""
+    """What a model of texts learns. Raises StoreError for data and recipes that cannot be used."""
     data = Path(plan.data)
     if plan.model == "char-lstm":
         char_recipe = CharLstmRecipe.model_validate(plan.recipe)
@@ -28,8 +30,16 @@ def objective_of(plan: Plan) -> Objective:
     return gpt2_objective(texts, gpt2_recipe) if gpt2_recipe.teacher is None else student_objective(texts, gpt2_recipe)
 
 
-def trainer_of(plan: Plan, folder: RunFolder, *, device: str = "auto", show_progress: bool = True) -> Trainer:
+def trainer_of(
+    plan: Plan, folder: RunFolder, *, device: str = "auto", show_progress: bool = True
+) -> Trainer | DcganTrainer:
     """At the beginning of a run, or where it was stopped. Raises StoreError."""
+    if plan.model == "dcgan":
+        recipe = DcganRecipe.model_validate(plan.recipe)
+        data = PictureFolder(Path(plan.data), recipe.size, show_progress=show_progress)
+        folder.begin(plan)
+        folder.note_skipped(data.broken)
+        return DcganTrainer(data.pictures, recipe, folder, device=device, show_progress=show_progress)
     objective = objective_of(plan)
     folder.begin(plan)
     return Trainer(objective, folder, device=device, show_progress=show_progress)

@@ -7,13 +7,13 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-from training.recipes import Recipe
+from training.recipes import TextRecipe
 
 WARM_UP_SHARE = 0.1  # of one cycle
 
 
 class Schedule:
-    def __init__(self, optimizer: Optimizer, recipe: Recipe, steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, recipe: TextRecipe, steps: int) -> None:
         self._plateau: ReduceLROnPlateau | None = None
         self._by_step: LambdaLR | OneCycleLR | None = None
         if recipe.schedule == "plateau":

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,18 +13,7 @@ from tqdm import tqdm
 
 from contracts.errors import StoreError
 from training.objective import Batch, Objective
-from training.recipes import Recipe
-
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-def make_accelerator(recipe: Recipe, device: str) -> Accelerator:
-    """`device` is auto (a GPU if there is one) or cpu. Raises StoreError for what the machine has not."""
-    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision may have been another
-    try:
-        return Accelerator(mixed_precision=_PRECISIONS[recipe.precision], cpu=device == "cpu")
-    except ValueError as error:
-        raise StoreError(f"precision {recipe.precision} cannot be had on this machine: {error}") from None
+from training.recipes import TextRecipe
 
 
 class Stepper:
@@ -98,7 +86,7 @@ class Stepper:
         tqdm.write(f"not enough memory for {used} rows at once; going on with {self.micro_batch_rows}")
 
 
-def _optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
+def _optimizer(module: nn.Module, recipe: TextRecipe) -> Optimizer:
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": recipe.weight_decay},

@@ -25,8 +25,9 @@ from training.checkpoint import read_checkpoint
 from training.journal import read_metrics
 from training.objective import Batch
 from training.run_folder import RunFolder
+from training.stopping import Stopped
 from training.texts import Texts
-from training.trainer import Stopped, Trainer
+from training.trainer import Trainer
 
 CPU = torch.device("cpu")
 ALL = pytest.mark.parametrize("name", SMALL)
