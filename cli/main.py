@@ -646,6 +646,13 @@ def generate(**options: Any) -> None:
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Labels this likely apply.  [default: the model's]")
 @click.option("--top-k", type=click.IntRange(1), help="Show so many labels, likeliest first.  [default: all]")
+@click.option(
+    "--long-texts",
+    type=click.Choice(["truncate", "average", "refuse"]),
+    default="truncate",
+    show_default=True,
+    help="Of a text that is too long: read its beginning, average over windows, or refuse it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each text.")
 @DEVICE
 @VARIANT

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_LABELS = 4096
 MAX_LABEL_CHARACTERS = 200
@@ -19,7 +19,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Labels(BaseModel):
-    """Names in the order of the model's outputs, and the probability from which on a label applies by default."""
+    """Names in the order of the model's outputs, and the probability from which on a label applies by default: one for
+    all of them, or one for each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -28,7 +29,7 @@ class Labels(BaseModel):
         Field(min_length=1, max_length=MAX_LABELS),
     ]
     activation: Activation
-    threshold: Share
+    threshold: Share | tuple[Share, ...]
 
     @field_validator("names")
     @classmethod
@@ -39,6 +40,17 @@ class Labels(BaseModel):
         if strange := [name for name in names if not name.isprintable()]:
             raise ValueError(f"{strange[0]!r} cannot be printed")
         return names
+
+    @model_validator(mode="after")
+    def _one_threshold_each(self) -> Self:
+        if isinstance(self.threshold, tuple) and len(self.threshold) != len(self.names):
+            raise ValueError(f"{len(self.threshold)} thresholds are given for {len(self.names)} labels")
+        return self
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One per label."""
+        return self.threshold if isinstance(self.threshold, tuple) else (self.threshold,) * len(self.names)
 
     def probabilities(self, logits: Sequence[float]) -> list[float]:
         """One per label. In fp64 and one by one, so that they depend on the logits alone. Raises ValueError for
@@ -52,12 +64,13 @@ class Labels(BaseModel):
         total = math.fsum(weights)
         return [weight / total for weight in weights]
 
-    def applying(self, probabilities: Sequence[float], threshold: float) -> list[str]:
-        """Labels that reach the threshold, likeliest first; by softmax only the likeliest can."""
+    def applying(self, probabilities: Sequence[float], threshold: float | None = None) -> list[str]:
+        """Labels that reach the threshold, or else their own, likeliest first; by softmax only the likeliest can."""
+        needed = self.thresholds if threshold is None else (threshold,) * len(self.names)
         order = likeliest_first(probabilities)
         if self.activation == "softmax":
             order = order[:1]
-        return [self.names[label] for label in order if probabilities[label] >= threshold]
+        return [self.names[label] for label in order if probabilities[label] >= needed[label]]
 
 
 def likeliest_first(probabilities: Sequence[float]) -> list[int]:

@@ -44,6 +44,7 @@ MAX_COUNT = 2**31 - 1  # what every tensor and message can hold
 MAX_PROMPT_TOKENS = 65_536  # also of models without a context of their own; a worker keeps and echoes all of them
 MAX_PICTURES = 1024
 MAX_TEXTS = 64  # that one request classifies
+MAX_WINDOWS = 64  # that one of them is read in
 MAX_PROMPTS = 64  # of one call; each is a job
 MAX_CALL_SCORES = 2_000_000  # log-probabilities that one call asks for; a server is busy for a second with so many
 MAX_CALL_CHOICES = 256  # texts that one call asks for, over all prompts; a server keeps them until the last is there
@@ -311,6 +312,9 @@ class ImageBody(_Body):
     style: Literal["vivid", "natural"] = "vivid"
 
 
+LongTexts = Literal["truncate", "average", "refuse"]
+
+
 class ClassifyBody(_Body):
     """Body of POST /v1/classify."""
 
@@ -318,7 +322,10 @@ class ClassifyBody(_Body):
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
     threshold: Annotated[float, Field(ge=0, le=1, description="Labels as likely as this apply.")] | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Scores of the k likeliest labels.")] | None = None
-    truncate: Annotated[bool, Field(description="Read the beginning of a text that is too long.")] = True
+    long_texts: Annotated[
+        LongTexts,
+        Field(description="Of a text that is too long: read its beginning, average over windows of it, or refuse it."),
+    ] = "truncate"
     cache: Annotated[
         bool, Field(description="Whether the answer may come from the server's result cache, if it has one.")
     ] = True
@@ -488,13 +495,19 @@ class ImageRequest(_Frozen):
         return self.count
 
 
-class TokenisedText(_Frozen):
-    """A text to classify: token ids with the special tokens around them, as many as the model reads at once."""
+Window = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, strict=False, fail_fast=True)]
 
-    tokens: Annotated[
-        tuple[TokenId, ...], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, strict=False, fail_fast=True)
-    ]
+
+class TokenisedText(_Frozen):
+    """A text to classify, in windows that the model reads one by one: token ids with the special tokens around them."""
+
+    windows: Annotated[tuple[Window, ...], Field(min_length=1, max_length=MAX_WINDOWS, strict=False, fail_fast=True)]
     truncated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """That are read, those of overlapping windows once for each."""
+        return sum(map(len, self.windows))
 
 
 class ClassifyRequest(_Frozen):
@@ -504,14 +517,14 @@ class ClassifyRequest(_Frozen):
     schema_version: Literal[1] = 1
     target: Target
     texts: Annotated[tuple[TokenisedText, ...], Field(min_length=1, max_length=MAX_TEXTS, strict=False, fail_fast=True)]
-    threshold: Annotated[float, Field(ge=0, le=1)]
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # None: the bundle's own
     top_k: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     stream: Literal[False] = False
 
     @property
     def work(self) -> int:
         """Tokens to read."""
-        return sum(len(text.tokens) for text in self.texts)
+        return sum(text.tokens for text in self.texts)
 
 
 Request = TextRequest | ImageRequest | ClassifyRequest

@@ -68,6 +68,7 @@ class Classification(_Frozen):
     labels: list[str]  # those that apply, likeliest first
     scores: list[LabelScore]  # of all labels or the likeliest, likeliest first
     tokens: Count  # that were read, special ones included
+    windows: Annotated[int, Field(ge=1)] = 1  # that it was read in
     truncated: bool  # whether the text went on
 
 

@@ -130,7 +130,7 @@ class Judge:
         ours, theirs = (
             torch.tensor([labels.probabilities(row) for row in each.tolist()]) for each in (expected, logits)
         )
-        applying = [[labels.applying(row, labels.threshold) for row in each.tolist()] for each in (ours, theirs)]
+        applying = [[labels.applying(row) for row in each.tolist()] for each in (ours, theirs)]
         equal = sum(one == other for one, other in zip(*applying, strict=True))
         gap = (ours - theirs).abs()
         return Parity(

@@ -15,6 +15,7 @@ from contracts.requests import (
     MAX_CALL_SCORES,
     MAX_PROMPT_TOKENS,
     MAX_SEED,
+    MAX_WINDOWS,
     ClassifyBody,
     ClassifyRequest,
     CompletionBody,
@@ -125,11 +126,8 @@ class Admission:
     def classify(self, body: ClassifyBody) -> ClassifyRequest:
         """Raises InvalidRequest, UnknownModel and NotReady."""
         model = self._catalogue.resolve(body.model, "classify")
-        threshold = body.threshold
-        if threshold is None:
-            threshold = model.manifest.labels.threshold if model.manifest.labels else 0.0
         return ClassifyRequest(
-            target=model.target, texts=_framed_texts(model, body), threshold=threshold, top_k=body.top_k
+            target=model.target, texts=_framed_texts(model, body), threshold=body.threshold, top_k=body.top_k
         )
 
     def job(self, body: JobBody) -> Request:
@@ -205,17 +203,29 @@ def _check_scores(body: CompletionBody, prompts: list[list[int]]) -> None:
 
 
 def _framed_texts(model: CatalogueEntry, body: ClassifyBody) -> tuple[TokenisedText, ...]:
-    """The texts as they are read: of one that is too long the beginning, unless it is not to be truncated."""
-    most = model.manifest.limits.context_tokens or MAX_PROMPT_TOKENS
-    texts = model.frame(body.texts(), most)
-    longest = max(count for _, count in texts)
-    if longest > most and not body.truncate:
+    """The texts as they are read: of one that is too long the beginning or windows, unless it is refused."""
+    most, encoder = model.manifest.limits.context_tokens or MAX_PROMPT_TOKENS, model.encoder
+    texts = model.frame(body.texts())
+    if encoder is None:
+        return ()
+    if (longest := max(map(len, texts))) > most and body.long_texts == "refuse":
         raise InvalidRequest(
-            f"'input' holds a text of {longest} tokens, but {model.target.model} reads at most {most};"
-            " shorten it, or leave truncate out to have its beginning read",
+            f"'input' holds a text of {longest} tokens, but {model.target.model} reads at most {most}; shorten it, or"
+            " have its beginning read (long_texts: truncate) or all of it in windows (average)",
             param="input",
         )
-    return tuple(TokenisedText(tokens=tuple(tokens), truncated=count > most) for tokens, count in texts)
+    if body.long_texts == "average":
+        read = [encoder.windows(tokens, most) for tokens in texts]
+        if (windows := max(map(len, read))) > MAX_WINDOWS:
+            raise InvalidRequest(
+                f"'input' holds a text of {longest} tokens, which takes {windows} windows; at most {MAX_WINDOWS} are"
+                " read, so cut it into several",
+                param="input",
+            )
+        return tuple(TokenisedText(windows=tuple(map(tuple, windows))) for windows in read)
+    return tuple(
+        TokenisedText(windows=(tuple(encoder.cut(tokens, most)),), truncated=len(tokens) > most) for tokens in texts
+    )
 
 
 def _check_tokens(model: CatalogueEntry, field: str, tokens: Iterable[int]) -> None:

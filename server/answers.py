@@ -132,6 +132,7 @@ class Classification(TypedDict):
     labels: Annotated[list[str], Field(description="Those that apply, likeliest first.")]
     scores: Annotated[list[LabelScore], Field(description="Of all labels or the `top_k` likeliest, likeliest first.")]
     tokens: Annotated[int, Field(ge=0, description="That were read, special ones included.")]
+    windows: Annotated[int, Field(ge=1, description="That the text was read in; scores are their mean.")]
     truncated: Annotated[bool, Field(description="Whether the text went on.")]
 
 
@@ -316,7 +317,10 @@ class Labels(TypedDict):
 
     names: list[str]
     activation: Activation
-    threshold: Annotated[float, Field(ge=0, le=1, description="Labels as likely as this apply, unless told otherwise.")]
+    threshold: Annotated[
+        float | list[float],
+        Field(description="Labels as likely as this apply, unless told otherwise; one for all or for each."),
+    ]
 
 
 class Model(TypedDict):

@@ -44,11 +44,9 @@ class CatalogueEntry:
         """The token ids of prompts. Raises InvalidRequest for characters that the model cannot read."""
         return [] if self.tokenizer is None else _encode(self.tokenizer, prompts)
 
-    def frame(self, texts: list[str], most: int) -> list[tuple[list[int], int]]:
-        """Token ids of texts to classify, at most so many of each, and how many there were. Raises InvalidRequest."""
-        if self.encoder is None:
-            return []
-        return [(self.encoder.cut(tokens, most), len(tokens)) for tokens in _encode(self.encoder, texts)]
+    def frame(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts to classify, special ones around them. Raises InvalidRequest."""
+        return [] if self.encoder is None else _encode(self.encoder, texts)
 
     @property
     def vocabulary_size(self) -> int:

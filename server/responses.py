@@ -230,6 +230,7 @@ def _classifications(record: JobRecord, result: ClassifyResult) -> answers.Class
             "labels": each.labels,
             "scores": [{"label": score.label, "score": score.score} for score in each.scores],
             "tokens": each.tokens,
+            "windows": each.windows,
             "truncated": each.truncated,
         }
         for index, each in enumerate(result.classifications)

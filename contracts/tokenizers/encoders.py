@@ -41,6 +41,17 @@ class EncoderTokenizer(LibraryTokenizer):
         """The beginning of an encoded text, `most` tokens of it with the special ones."""
         return tokens if len(tokens) <= most else tokens[: most - 1] + tokens[-1:]
 
+    @staticmethod
+    def windows(tokens: list[int], most: int) -> list[list[int]]:
+        """The whole of an encoded text in windows of at most `most` tokens, framed as a text is. They overlap by half,
+        so that what stands at the edge of one is amid another, and the last one ends with the text."""
+        if len(tokens) <= most:
+            return [tokens]
+        first, inner, last = tokens[:1], tokens[1:-1], tokens[-1:]
+        room = most - FRAME
+        starts = [*range(0, len(inner) - room, max(1, room // 2)), len(inner) - room]
+        return [first + inner[start : start + room] + last for start in starts]
+
     def _check_frame(self) -> None:
         framed = self._tokenizer.encode("a")
         specials = framed.special_tokens_mask

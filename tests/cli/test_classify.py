@@ -36,6 +36,16 @@ def test_json_is_one_line_for_each_text(classify):
     assert all(set(each["labels"]) == GENRES and len(each["scores"]) == 2 for each in found)
 
 
+def test_a_long_text_is_read_in_windows_or_refused(classify):
+    ended = classify("genres", "A pilot", LONG, "--json", "--long-texts", "average")
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert found[0]["windows"] == 1 < found[1]["windows"]
+    assert not found[1]["truncated"]
+    shown = classify("genres", LONG, "--long-texts", "average").out
+    assert f"(mean of {found[1]['windows']} windows)" in shown
+    assert "tokens; genres reads 72" in classify("genres", LONG, "--long-texts", "refuse").err
+
+
 def test_one_label_applies_where_the_model_says_so(classify):
     (line,) = classify("mood", "A pilot", "--json").out.splitlines()
     found = json.loads(line)

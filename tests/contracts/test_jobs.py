@@ -29,7 +29,7 @@ TARGET = Target(model="m", version=1, variant="pytorch:fp32")
 QUEUE = TARGET.queue()
 TEXT = TextRequest(target=TARGET, seed=7, prompt_tokens=(1, 2, 3), stop=("x",), stream=True)
 PICTURE = ImageRequest(target=TARGET, seed=7, count=2)
-LABELS = ClassifyRequest(target=TARGET, texts=(TokenisedText(tokens=(1, 2), truncated=True),), threshold=0.5)
+LABELS = ClassifyRequest(target=TARGET, texts=(TokenisedText(windows=((1, 2),), truncated=True),), threshold=0.5)
 LIFETIMES: dict[str, Any] = {"result_seconds": 120, "timeout_seconds": 60}
 
 

@@ -40,6 +40,14 @@ def test_labels_that_reach_the_threshold_apply_likeliest_first(probabilities, th
     assert [scores[name] for name in applying] == sorted((scores[name] for name in applying), reverse=True)
 
 
+def test_each_label_may_have_a_threshold_of_its_own():
+    own = Labels(names=("a", "b", "c"), activation="sigmoid", threshold=(0.2, 0.6, 0.4))
+    assert own.applying([0.3, 0.5, 0.4]) == ["c", "a"]
+    assert own.applying([0.3, 0.5, 0.4], 0.5) == ["b"]
+    with pytest.raises(ValueError, match="2 thresholds are given for 3 labels"):
+        Labels(names=("a", "b", "c"), activation="sigmoid", threshold=(0.2, 0.6))
+
+
 def test_by_softmax_only_the_likeliest_applies():
     assert labels("softmax").applying([0.1, 0.5, 0.4], 0.0) == ["Comedy"]
     assert labels("softmax").applying([0.1, 0.5, 0.4], 0.6) == []

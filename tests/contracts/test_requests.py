@@ -31,7 +31,7 @@ from contracts.requests import (
 
 TARGET = {"model": "gpt2", "version": 3, "variant": "pytorch:fp32"}
 TEXT = {"task": "text", "target": TARGET, "seed": 1, "prompt_tokens": [1, 2]}
-CLASSIFY = {"task": "classify", "target": TARGET, "texts": [{"tokens": [1, 2]}], "threshold": 0.5}
+CLASSIFY = {"task": "classify", "target": TARGET, "texts": [{"windows": [[1, 2]]}], "threshold": 0.5}
 IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
 
 
@@ -71,7 +71,7 @@ IMAGE = {"task": "image", "target": TARGET, "seed": 1, "count": 2}
         ),
         (ClassifyBody, "threshold", [0, 0.5, 1], [-0.1, 1.1, float("nan"), "0.5", True]),
         (ClassifyBody, "top_k", [1, MAX_COUNT], [0, -1, 1.5, MAX_COUNT + 1]),
-        (ClassifyBody, "truncate", [True, False], [1, "true"]),
+        (ClassifyBody, "long_texts", ["truncate", "average", "refuse"], [True, "cut", ""]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -184,19 +184,22 @@ text_requests = st.builds(
 image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=pictures)
 
 
+windows = st.lists(st.integers(0, MAX_COUNT), min_size=1).map(tuple)
 classify_requests = st.builds(
     ClassifyRequest,
     target=targets,
     texts=st.lists(
         st.builds(
             TokenisedText,
-            tokens=st.lists(st.integers(0, MAX_COUNT), min_size=1).map(tuple),
+            windows=st.lists(st.lists(st.integers(0, MAX_COUNT), min_size=1).map(tuple), min_size=1, max_size=3).map(
+                tuple
+            ),
             truncated=st.booleans(),
         ),
         min_size=1,
         max_size=4,
     ).map(tuple),
-    threshold=st.floats(0, 1),
+    threshold=st.none() | st.floats(0, 1),
     top_k=st.none() | counts,
 )
 
@@ -246,8 +249,9 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
         (IMAGE | {"stream": True}, "'image.stream' is True"),
         (IMAGE | {"prompt_tokens": [1]}, "'image.prompt_tokens' is not a field"),
         (CLASSIFY | {"texts": []}, "'classify.texts'"),
-        (CLASSIFY | {"texts": [{"tokens": []}]}, "'classify.texts.0.tokens'"),
-        (CLASSIFY | {"texts": [{"tokens": [1]}] * (MAX_TEXTS + 1)}, "at most 64 items"),
+        (CLASSIFY | {"texts": [{"windows": [[]]}]}, "'classify.texts.0.windows.0'"),
+        (CLASSIFY | {"texts": [{"windows": [[1]]}] * (MAX_TEXTS + 1)}, "at most 64 items"),
+        (CLASSIFY | {"texts": [{"windows": [[1]] * 65}]}, "at most 64 items"),
         (CLASSIFY | {"threshold": 2}, "'classify.threshold' is 2"),
         (CLASSIFY | {"seed": 1}, "'classify.seed' is not a field"),
         ({key: value for key, value in TEXT.items() if key != "seed"}, "'text.seed' is missing"),

@@ -54,7 +54,7 @@ def _rewrite(checkpoint, change):
 
 def _request(local, texts):
     tokenizer, most = local.bundle.encoder_tokenizer(), local.bundle.manifest.limits.context_tokens
-    read = tuple(TokenisedText(tokens=tuple(tokenizer.cut(tokenizer.encode(text), most))) for text in texts)
+    read = tuple(TokenisedText(windows=(tuple(tokenizer.cut(tokenizer.encode(text), most)),)) for text in texts)
     return ClassifyRequest(target=local.bundle.target(), texts=read, threshold=0.5)
 
 

@@ -342,13 +342,16 @@ def label_bundle_writer(tokenizer):
 def _labels_result(request):
     """Every text is 80 % War and 10 % Drama."""
     scores = [LabelScore(label="War", score=0.8), LabelScore(label="Drama", score=0.1)]
-    applying = [score.label for score in scores if score.score >= request.threshold]
+    applying = [
+        score.label for score in scores if score.score >= (0.4 if request.threshold is None else request.threshold)
+    ]
     return ClassifyResult(
         classifications=[
             Classification(
                 labels=applying,
                 scores=scores[: request.top_k],
-                tokens=len(text.tokens),
+                tokens=text.tokens,
+                windows=len(text.windows),
                 truncated=text.truncated,
             )
             for text in request.texts

@@ -29,7 +29,13 @@ TEXT = {
 }
 TOKENS = {"prompt": [1, 2, 3], "model": "tiny-text", "echo": True, "logprobs": 2}
 PICTURES = {"model": "tiny-picture", "n": 2, "size": "8x8", "seed": 1, "prompt": "a face"}
-LABELS = {"model": "tiny-labels", "input": ["A pilot", "the sea"], "threshold": 0.3, "top_k": 1, "truncate": True}
+LABELS = {
+    "model": "tiny-labels",
+    "input": ["A pilot", "the sea"],
+    "threshold": 0.3,
+    "top_k": 1,
+    "long_texts": "average",
+}
 CALLS = [
     ("/v1/completions", TEXT),
     ("/v1/completions", TOKENS),

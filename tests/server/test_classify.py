@@ -42,6 +42,7 @@ def test_a_text_gets_labels_and_scores(classify):
                 "labels": ["War"],
                 "scores": [{"label": "War", "score": 0.8}, {"label": "Drama", "score": 0.1}],
                 "tokens": tokens,
+                "windows": 1,
                 "truncated": False,
             }
         ],
@@ -57,8 +58,8 @@ def test_texts_are_answered_in_their_order_and_counted_together(classify):
     assert answer["usage"]["total_tokens"] == sum(each["tokens"] for each in answer["data"])
 
 
-def test_threshold_and_top_k_go_with_the_request_and_the_models_threshold_stands_in(client, worker):
-    assert admitted(client, worker).threshold == 0.4
+def test_threshold_and_top_k_go_with_the_request_and_the_bundle_has_its_own_threshold(client, worker):
+    assert admitted(client, worker).threshold is None
     assert admitted(client, worker).top_k is None
     request = admitted(client, worker, threshold=0, top_k=1)
     assert (request.threshold, request.top_k) == (0.0, 1)
@@ -66,23 +67,42 @@ def test_threshold_and_top_k_go_with_the_request_and_the_models_threshold_stands
 
 def test_a_text_is_framed_by_special_tokens(client, worker, encoder_tokenizer):
     (text,) = admitted(client, worker, input="the fox").texts
-    assert list(text.tokens) == encoder_tokenizer("bert").encode("the fox").ids
+    assert [list(window) for window in text.windows] == [encoder_tokenizer("bert").encode("the fox").ids]
 
 
 def test_the_beginning_of_a_long_text_is_read(client, worker, encoder_tokenizer):
     whole = encoder_tokenizer("bert").encode(LONG).ids
     (text,) = admitted(client, worker, input=LONG).texts
-    assert list(text.tokens) == whole[:11] + whole[-1:]
+    assert [list(window) for window in text.windows] == [whole[:11] + whole[-1:]]
     assert text.truncated
 
 
-def test_a_long_text_is_refused_where_it_is_not_to_be_truncated(classify, redis):
-    answer = classify(input=["a", LONG], truncate=False)
+def test_a_long_text_is_read_in_windows_where_that_is_asked_for(classify, client, worker, encoder_tokenizer):
+    whole = encoder_tokenizer("bert").encode(LONG).ids
+    short, long = admitted(client, worker, input=["the fox", LONG], long_texts="average").texts
+    assert len(short.windows) == 1
+    assert not long.truncated
+    assert all(len(window) == 12 and (window[0], window[-1]) == (whole[0], whole[-1]) for window in long.windows)
+    for place, window in enumerate(long.windows[:-1]):
+        assert list(window[1:-1]) == whole[1 + 5 * place : 11 + 5 * place]
+    assert list(long.windows[-1]) == whole[:1] + whole[-11:]
+    answer = classify(input=LONG, long_texts="average").get_json()["data"][0]
+    assert (answer["windows"], answer["tokens"]) == (len(long.windows), 12 * len(long.windows))
+
+
+def test_a_text_that_takes_too_many_windows_is_refused(classify):
+    answer = classify(input=" ".join(["the fox"] * 400), long_texts="average")
+    assert answer.status_code == 400
+    assert "windows; at most 64 are read" in answer.get_json()["error"]["message"]
+
+
+def test_a_long_text_is_refused_where_that_is_asked_for(classify, redis):
+    answer = classify(input=["a", LONG], long_texts="refuse")
     assert answer.status_code == 400
     error = answer.get_json()["error"]
     assert error["param"] == "input"
     assert "reads at most 12; shorten it" in error["message"]
-    assert classify(input="the fox", truncate=False).status_code == 200
+    assert classify(input="the fox", long_texts="refuse").status_code == 200
 
 
 def test_a_text_of_nothing_is_a_text(classify):
@@ -101,7 +121,8 @@ def test_a_text_of_nothing_is_a_text(classify):
         ({"threshold": 1.5}, "threshold", "less than or equal to 1"),
         ({"threshold": "0.5"}, "threshold", "'0.5'"),
         ({"top_k": 0}, "top_k", "greater than or equal to 1"),
-        ({"truncate": "no"}, "truncate", "boolean"),
+        ({"long_texts": "no"}, "long_texts", "'truncate', 'average' or 'refuse'"),
+        ({"truncate": True}, "truncate", "is not a field"),
         ({"seed": 1}, "seed", "is not a field"),
         ({"model": "tiny-text"}, "model", "which is for text; send it to POST /v1/completions"),
         ({"model": "nope"}, "model", "does not exist"),

@@ -49,7 +49,7 @@ def make_engine(bundle, variant):
 
 
 def request_of(bundle, *texts, **changes):
-    read = tuple(TokenisedText(tokens=tuple(text)) for text in texts)
+    read = tuple(TokenisedText(windows=(tuple(text),)) for text in texts)
     return ClassifyRequest(target=bundle.target(), texts=read, **{"threshold": 0.5, **changes})
 
 
@@ -270,6 +270,25 @@ def test_threshold_and_top_k_choose_from_the_same_scores(classifiers):
     (part,) = local.labels(request_of(bundle, text_of(1, 9), threshold=values[2], top_k=1)).classifications
     assert part.scores == whole.scores[:1]
     assert part.labels == [score.label for score in whole.scores[:3]]
+
+
+def test_the_scores_of_a_text_in_windows_are_the_mean_of_what_each_says(classifiers):
+    bundle = classifiers.open("genres")
+    local = LocalModel(bundle)
+    windows = tuple(tuple(text_of(number, 20)) for number in range(3))
+    alone = [scores_of(local.labels(request_of(bundle, window))) for window in windows]
+    texts = (TokenisedText(windows=windows[:1]), TokenisedText(windows=windows), TokenisedText(windows=windows[2:]))
+    result = local.labels(ClassifyRequest(target=bundle.target(), texts=texts))
+    together = result.classifications[1]
+    assert (together.windows, together.tokens) == (3, 60)
+    means = {label: sum(scores[label] for scores in alone) / 3 for label in alone[0]}
+    assert {score.label: score.score for score in together.scores} == pytest.approx(means, abs=1e-12)
+    for place, window in ((0, 0), (2, 2)):
+        assert {score.label: score.score for score in result.classifications[place].scores} == alone[window]
+
+
+def scores_of(result):
+    return {score.label: score.score for score in result.classifications[0].scores}
 
 
 def test_a_stock_worker_gives_the_same_result(classifiers, monkeypatch):

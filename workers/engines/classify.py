@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import Tensor
 
@@ -22,10 +23,10 @@ MOST_REQUESTS = 64
 
 @dataclass(frozen=True, eq=False)
 class _Text:
-    """One text of a request."""
+    """One window of a request's texts."""
 
     job_id: str
-    place: int  # in its request
+    place: int  # among all windows of its request
     tokens: list[int]
 
     @property
@@ -64,7 +65,8 @@ class ClassifyEngine:
     def add(self, job_id: str, request: Request) -> None:
         if not isinstance(request, ClassifyRequest):
             raise InvalidRequest(f"A {request.task} request cannot be run by a classifier.")
-        texts = [_Text(job_id, place, list(text.tokens)) for place, text in enumerate(request.texts)]
+        windows = chain.from_iterable(text.windows for text in request.texts)
+        texts = [_Text(job_id, place, list(tokens)) for place, tokens in enumerate(windows)]
         self._check(texts)
         self._unread[job_id] = len(texts)
         self._waiting += texts

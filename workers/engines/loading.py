@@ -106,7 +106,7 @@ def example_request(bundle: Bundle, variant: str = DEFAULT_VARIANT) -> Request:
     if bundle.manifest.task == "classify":
         tokenizer, context_tokens = bundle.encoder_tokenizer(), bundle.manifest.limits.context_tokens or 0
         text = tokenizer.cut(tokenizer.encode(bundle.manifest.example.prompt or ""), context_tokens)
-        return ClassifyRequest(target=target, texts=(TokenisedText(tokens=tuple(text)),), threshold=0.0)
+        return ClassifyRequest(target=target, texts=(TokenisedText(windows=(tuple(text),)),))
     tokens = bundle.tokenizer().encode(bundle.manifest.example.prompt or "")
     if not tokens:
         raise StoreError(f"{bundle.path}: the manifest's example has no prompt that the model can read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import tokenizers
@@ -152,3 +153,18 @@ def test_readers_and_writers_are_told_apart(kind, document, tmp_path):
         read_tokenizer(kind, path)
     with pytest.raises(StoreError, match="such a model needs one of wordpiece, roberta"):
         read_encoder_tokenizer("bpe", path)
+
+
+@given(st.integers(0, 60), st.integers(4, 20))
+def test_windows_hold_the_whole_text_framed_and_overlapping_by_half(length, most):
+    inner = list(range(100, 100 + length))
+    tokens = [7, *inner, 8]
+    windows = WordPieceTokenizer.windows(tokens, most)
+    assert all(len(window) <= most and (window[0], window[-1]) == (7, 8) for window in windows)
+    assert sorted({token for window in windows for token in window[1:-1]}) == inner
+    if len(tokens) <= most:
+        assert windows == [tokens]
+    else:
+        assert windows[-1][1:-1] == inner[-(most - 2) :]
+        for window, following in pairwise(windows):
+            assert window[1] < following[1] <= window[1] + max(1, (most - 2) // 2)
