@@ -316,7 +316,7 @@ class _Training(click.Group):
     """Options of its commands are made from the fields of recipes, which are imported for nothing else."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["char-lstm", "dcgan", "gpt2", "word-lstm"]
+        return ["char-lstm", "dcgan", "genres", "gpt2", "word-lstm"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from cli.train import COMMANDS

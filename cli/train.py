@@ -15,12 +15,15 @@ from pydantic.fields import FieldInfo
 from contracts.errors import StoreError
 from training.recipes import (
     PLOT_DEFAULTS,
+    SCRATCH,
+    SCRATCH_GENRES_DEFAULTS,
     TEXT_DEFAULTS,
     CharLstmRecipe,
     DcganRecipe,
+    GenresRecipe,
     Gpt2Recipe,
+    LearnerRecipe,
     Recipe,
-    TextRecipe,
     WordLstmRecipe,
     make_recipe,
     read_recipe_file,
@@ -30,6 +33,7 @@ from training.run_folder import Model, Plan, RunFolder
 RECIPES: dict[Model, type[Recipe]] = {
     "char-lstm": CharLstmRecipe,
     "dcgan": DcganRecipe,
+    "genres": GenresRecipe,
     "gpt2": Gpt2Recipe,
     "word-lstm": WordLstmRecipe,
 }
@@ -66,7 +70,7 @@ def command(model: Model) -> click.Command:
             help="auto takes a GPU if there is one.",
         ),
     ]
-    if issubclass(kind, TextRecipe):
+    if issubclass(kind, LearnerRecipe):
         own.append(_FIND_LEARNING_RATE)
     fields = [_option(name, field) for name, field in kind.model_fields.items()]
     return click.Command(
@@ -80,6 +84,10 @@ _HELP: dict[Model, str] = {
     "dcgan": "Train a DCGAN on the pictures below FOLDER, of any format and size; their middle squares are taken."
     " Files that are no pictures are named and skipped.",
     "char-lstm": "Train a character LSTM on DATA: any text file, or records of `kamishibai data`.",
+    "genres": "Train a BERT or RoBERTa to tell the genres of plots: DATA are records of `kamishibai data movies`."
+    " A baseline is trained beside it. Defaults are those for a checkpoint; from scratch "
+    + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in SCRATCH_GENRES_DEFAULTS.items())
+    + ".",
     "word-lstm": "Train a word LSTM on DATA: records of `kamishibai data`, or any text file.",
     "gpt2": "Fine-tune GPT-2 on DATA, or train one from scratch: records of `kamishibai data`, or any text file."
     " Defaults are those for synopses; for plots "
@@ -125,6 +133,8 @@ def _plan(model: Model, data: Path, recipe_file: Path | None, flags: dict[str, A
     if model == "gpt2":
         defaults = PLOT_DEFAULTS if holds_plots(data) else {} if holds_records(data) else TEXT_DEFAULTS
     from_file = read_recipe_file(recipe_file) if recipe_file else {}
+    if model == "genres" and {**from_file, **flags}.get("model") == SCRATCH:
+        defaults = SCRATCH_GENRES_DEFAULTS
     return Plan.of(model, make_recipe(RECIPES[model], defaults, from_file, flags), data)
 
 

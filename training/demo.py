@@ -7,10 +7,10 @@ from pathlib import Path
 from training.dcgan_trainer import DcganTrainer
 from training.demo_corpus import write_synopses
 from training.demo_faces import draw_faces
-from training.gpt2 import SCRATCH, gpt2_objective
+from training.gpt2 import gpt2_objective
 from training.lstm import char_objective
 from training.pictures import CachedPictures
-from training.recipes import CharLstmRecipe, DcganRecipe, Gpt2Recipe
+from training.recipes import SCRATCH, CharLstmRecipe, DcganRecipe, Gpt2Recipe
 from training.run_folder import RunFolder
 from training.texts import Texts
 from training.trainer import Trainer

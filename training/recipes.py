@@ -20,6 +20,7 @@ Rate = Annotated[float, Field(gt=0)]
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 
 
+SCRATCH = "scratch"  # where a recipe names the model to begin with
 PICTURE_SIZES = (32, 64, 128)
 
 
@@ -40,8 +41,8 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Of weights, order and all else that is drawn.")
 
 
-class TextRecipe(Recipe):
-    """What all families that write text share."""
+class LearnerRecipe(Recipe):
+    """What all share that learn by one loss: models that write text, and classifiers."""
 
     batch_rows: Count = Field(32, description="Rows of a batch, over all processes: one step of the optimizer.")
     micro_batch_rows: Count | None = Field(
@@ -49,16 +50,24 @@ class TextRecipe(Recipe):
     )
     optimizer: Literal["adam", "adamw", "rmsprop"] = Field("adam", description="Adam, AdamW or RMSprop.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of matrices; biases and norms keep.")
+    gradient_norm: Rate | None = Field(1.0, description="Longer gradients are cut to this norm.")
+    dropout: Share = Field(0.0, description="Share of activations that are left out in training.")
+    validations_per_epoch: Count = Field(1, description="How often the validation loss is measured.")
+    stop_after: Count | None = Field(
+        None, description="Validations without a better loss that end the run. Default: none do."
+    )
+
+
+class TextRecipe(LearnerRecipe):
+    """What all families that write text share."""
+
     schedule: Literal["constant", "linear", "one-cycle", "plateau"] = Field(
         "constant", description="Of the learning rate; plateau lowers it when validation stops getting better."
     )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps up to the full rate (linear).")
     patience: Annotated[int, Field(ge=0)] = Field(2, description="Validations without a better loss (plateau).")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="What the rate is multiplied by (plateau).")
-    gradient_norm: Rate | None = Field(1.0, description="Longer gradients are cut to this norm.")
-    dropout: Share = Field(0.0, description="Share of activations that are left out in training.")
     validation_share: Share = Field(0.05, description="Of a plain text: its end, kept from training.")
-    validations_per_epoch: Count = Field(1, description="How often the validation loss is measured.")
 
 
 class CharLstmRecipe(TextRecipe):
@@ -162,6 +171,49 @@ class DcganRecipe(Recipe):
     )
     flips: bool = Field(False, description="Mirror half of the real pictures, where left and right mean nothing.")
 
+
+class GenresRecipe(LearnerRecipe):
+    """A BERT or RoBERTa that tells the genres of plots."""
+
+    epochs: Count = Field(3, description="Times that all of the data is seen, over all cycles.")
+    batch_rows: Count = Field(12, description="Plots of a batch over all processes.")
+    optimizer: Literal["adam", "adamw", "rmsprop"] = Field("adamw", description="Adam, AdamW or RMSprop.")
+    learning_rate: Rate = Field(1e-5, description="Highest rate of a cycle, but the first of several.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Decay of matrices; biases and norms keep.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="Of weights, order and dropout.")
+    dropout: Share = Field(0.1, description="Share of activations that are left out in training.")
+    model: Annotated[str, Field(min_length=1)] = Field(
+        "FacebookAI/roberta-base", description="Name on the hub, folder of a checkpoint, or scratch."
+    )
+    cycles: Count = Field(
+        3,
+        description="Gradual unfreezing: the first trains the head alone, the last all of it; 1: all at once.",
+    )
+    head_learning_rate: Rate = Field(3e-4, description="Highest rate of the first of several cycles.")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="A block's rate, times that above it.")
+    block_tokens: Annotated[int, Field(ge=3)] = Field(256, description="Tokens that are read of a plot.")
+    fewest_plots: Count = Field(20, description="Genres of fewer plots to train on are left out.")
+    largest_weight: Annotated[float, Field(ge=1)] = Field(
+        3.0, description="What plots of the rarest genre count; those of the most frequent one count 1."
+    )
+    thresholds: Literal["common", "each"] = Field(
+        "common", description="Searched for the best F1 on validation: one for all genres, or one for each."
+    )
+    # From scratch.
+    vocabulary_size: Annotated[int, Field(ge=300)] = Field(8192, description="Of a tokenizer trained here (scratch).")
+    width: Count = Field(128, description="Width of the hidden states (scratch).")
+    blocks: Count = Field(2, description="Number of blocks (scratch).")
+    heads: Count = Field(4, description="Attention heads of a block (scratch).")
+
+
+# What trains an encoder that knows nothing yet.
+SCRATCH_GENRES_DEFAULTS: dict[str, Any] = {
+    "epochs": 10,
+    "batch_rows": 32,
+    "cycles": 1,
+    "learning_rate": 1e-3,
+    "layer_decay": 1.0,
+}
 
 # What the movie project changed; these are the defaults where the data are plots.
 PLOT_DEFAULTS: dict[str, Any] = {

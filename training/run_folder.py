@@ -20,14 +20,14 @@ from torch import Tensor
 from contracts.bundle import TOKENIZER, WEIGHTS, sha256_of
 from contracts.errors import StoreError
 from contracts.run import HELD_OUT, RUN, RunDescription
-from contracts.tokenizers import Tokenizer
+from contracts.tokenizers import EncoderTokenizer, Tokenizer
 from models.weights import write_safetensors
 from training.pictures import files_below
 
 PLAN = "plan.json"
 SKIPPED = "skipped.txt"
 HELD_OUT_CHARACTERS = 1_000_000  # export judges by far less
-Model = Literal["char-lstm", "word-lstm", "gpt2", "dcgan"]
+Model = Literal["char-lstm", "word-lstm", "gpt2", "dcgan", "genres"]
 
 
 class Plan(BaseModel):
@@ -104,7 +104,7 @@ class RunFolder:
         self,
         description: RunDescription,
         weights: dict[str, Tensor],
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | EncoderTokenizer | None = None,
         held_out: str = "",
     ) -> Path:
         """Write what export reads; the description last, so that a folder that has one has all. `held_out` is text
@@ -119,6 +119,10 @@ class RunFolder:
             self._write(HELD_OUT, held_out[:HELD_OUT_CHARACTERS])
         self._write(RUN, description.model_dump_json(indent=2) + "\n")
         return self.path
+
+    def describe(self, description: RunDescription) -> None:
+        """Another description of what is kept already."""
+        self._write(RUN, description.model_dump_json(indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         incoming = self.path / f".incoming-{name}"

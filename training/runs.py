@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.dcgan_trainer import DcganTrainer
+from training.genres.data import read_genres
+from training.genres.encoder import genres_objective
 from training.gpt2 import gpt2_objective
 from training.lstm import char_objective, word_objective
 from training.objective import Objective
 from training.pictures import PictureFolder
-from training.recipes import CharLstmRecipe, DcganRecipe, Gpt2Recipe, WordLstmRecipe
+from training.recipes import CharLstmRecipe, DcganRecipe, GenresRecipe, Gpt2Recipe, WordLstmRecipe
 from training.run_folder import Plan, RunFolder
 from training.student import student_objective
 from training.texts import read_texts
@@ -25,6 +27,9 @@ def objective_of(plan: Plan) -> Objective:
     if plan.model == "word-lstm":
         word_recipe = WordLstmRecipe.model_validate(plan.recipe)
         return word_objective(read_texts(data, word_recipe.validation_share), word_recipe)
+    if plan.model == "genres":
+        genres_recipe = GenresRecipe.model_validate(plan.recipe)
+        return genres_objective(read_genres(data, genres_recipe.fewest_plots), genres_recipe)
     gpt2_recipe = Gpt2Recipe.model_validate(plan.recipe)
     texts = read_texts(data, gpt2_recipe.validation_share, titles=gpt2_recipe.titles)
     return gpt2_objective(texts, gpt2_recipe) if gpt2_recipe.teacher is None else student_objective(texts, gpt2_recipe)

@@ -15,16 +15,12 @@ import torch
 from torch import Tensor
 
 from contracts.errors import StoreError
-from contracts.run import RunDescription
-from models.weights import family_of
 from training.accelerator import make_accelerator
 from training.checkpoint import Checkpoint, load_optimizer, read_checkpoint, write_checkpoint
 from training.figures import LOSSES, draw_losses
 from training.journal import Journal, SilentJournal
 from training.objective import Objective
 from training.run_folder import RunFolder
-from training.samples import write_samples
-from training.schedule import Schedule
 from training.seeds import seed_of, seeded
 from training.stepper import Stepper
 from training.stopping import SECONDS_BETWEEN_CHECKPOINTS, Stopped, stop_asked
@@ -40,6 +36,7 @@ class Position:
     index: int = 0  # of the next batch in the epoch
     step: int = 0  # that are done
     best_loss: float | None = None
+    worse: int = 0  # validations since then
     nats: float = 0.0  # since the last validation, of tokens that the journal knows
     tokens: int = 0
     recent: list[tuple[float, int]] = field(default_factory=list)  # loss and tokens of steps without a line
@@ -63,7 +60,7 @@ class Trainer:
         self._main = self._accelerator.is_main_process
         self._stepper = Stepper(objective, self._accelerator)
         self._steps = self._recipe.epochs * objective.steps_per_epoch
-        self._schedule = Schedule(self._stepper.optimizer, self._recipe, self._steps)
+        self._schedule = objective.schedule(self._stepper.optimizer, self._steps)
         self._position = Position()
         self._recent: list[tuple[Tensor, int]] = []
         self._restore()
@@ -84,8 +81,8 @@ class Trainer:
         due = self._validation_indices()
         with seeded(self._recipe.seed), stop_asked() as asked:
             try:
-                while at.epoch < self._recipe.epochs:
-                    while at.index < objective.steps_per_epoch:
+                while at.epoch < self._recipe.epochs and not self._hopeless():
+                    while at.index < objective.steps_per_epoch and not self._hopeless():
                         self._step()
                         if at.index in due:
                             self._validate()
@@ -94,6 +91,8 @@ class Trainer:
                             self._save()
                             raise Stopped(self._folder.path, at.step, self._steps)
                     self._end_epoch()
+                if self._main and (said := objective.finish(self._folder)):
+                    self._journal.say(said)
             finally:
                 self._journal.close()
         return self._folder.path
@@ -106,7 +105,7 @@ class Trainer:
     def summary(self) -> str:
         at = self._position
         minutes = (time.perf_counter() - self._begun) / 60
-        return f"{at.step:,} steps in {minutes:,.1f} minutes, best loss {at.best_loss or math.nan:.4f} nats per token"
+        return f"{at.step:,} steps in {minutes:,.1f} minutes, best loss {at.best_loss or math.nan:.4f} nats"
 
     def _step(self) -> None:
         at = self._position
@@ -152,8 +151,10 @@ class Trainer:
             self._journal.show(validation=f"{validation:.3f}")
         self._schedule.validated(loss)
         if at.best_loss is None or loss < at.best_loss:
-            at.best_loss = loss
+            at.best_loss, at.worse = loss, 0
             self._keep(trained, validation)
+        else:
+            at.worse += 1
         self._save()
 
     @torch.no_grad()
@@ -171,16 +172,7 @@ class Trainer:
         metrics = {"loss": trained, "steps": at.step, "seconds": round(time.perf_counter() - self._begun, 3)}
         if validation is not None:
             metrics["validation_loss"] = validation
-        description = RunDescription(
-            family=family_of(objective.config),
-            task="text",
-            config=asdict(objective.config),
-            tokenizer=objective.tokenizer.kind,
-            hyperparameters=self._recipe.model_dump(),
-            metrics=metrics,
-            example_prompt=objective.example_prompt,
-            **objective.facts,
-        )
+        description = objective.describe(metrics)
         self._folder.keep(description, objective.module.state_dict(), objective.tokenizer, objective.held_out)
 
     def _end_epoch(self) -> None:
@@ -189,9 +181,12 @@ class Trainer:
         if self._logs:
             self._journal.draw(draw_losses, LOSSES)
             best = f"best loss so far {at.best_loss:.4f}" if at.best_loss is not None else ""
-            text = write_samples(self._objective, self._folder.path, at.epoch)
+            text = self._objective.look(self._folder.path, at.epoch)
             self._journal.say(f"epoch {at.epoch}/{self._recipe.epochs}, {best}\n{text}")
         self._save()
+
+    def _hopeless(self) -> bool:
+        return self._recipe.stop_after is not None and self._position.worse >= self._recipe.stop_after
 
     def _validation_indices(self) -> set[int]:
         """After which batches of an epoch: evenly apart, the last one among them."""

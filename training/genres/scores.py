@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,14 @@ def best_thresholds(probabilities: Probabilities, truth: Truth) -> tuple[float, 
         best_threshold(probabilities[:, [genre]], truth[:, [genre]]) if truth[:, genre].any() else common
         for genre in range(truth.shape[1])
     )
+
+
+def search_thresholds(probabilities: Probabilities, truth: Truth, how: Literal["common", "each"]) -> tuple[float, ...]:
+    """A threshold for each genre, the same or its own."""
+    if how == "each":
+        return best_thresholds(probabilities, truth)
+    common = best_threshold(probabilities, truth)
+    return tuple(common for _ in range(truth.shape[1]))
 
 
 def calibrate(probabilities: Probabilities, truth: Truth) -> Calibration:
