@@ -86,9 +86,14 @@ class RunFolder:
             plan = Plan.model_validate_json((path / PLAN).read_bytes())
         except (OSError, ValidationError):
             raise StoreError(f"{path} is not the folder of a run that can be gone on with: it has no {PLAN}") from None
+        return cls.of_existing(path), plan
+
+    @classmethod
+    def of_existing(cls, path: Path) -> RunFolder:
+        """One that may have been begun, as it is."""
         folder = cls.__new__(cls)
         folder.path = path
-        return folder, plan
+        return folder
 
     def begin(self, plan: Plan) -> None:
         if is_first_process():

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 import torch
 import torch.nn.functional as F
-from tokenizers import processors
+from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,8 +22,8 @@ from contracts.bundle import WEIGHTS
 from contracts.errors import StoreError
 from contracts.labels import Labels
 from contracts.run import RUN, RunDescription
-from contracts.tokenizers import EncoderTokenizer, WordPieceTokenizer
-from models.bert import Bert, BertConfig
+from contracts.tokenizers import EncoderTokenizer, RobertaTokenizer
+from models.bert import Bert, BertConfig, RobertaConfig
 from models.pretrained.bert import read_encoder
 from models.pretrained.hub import checkpoint_folder
 from models.pretrained.source import Source, read_json
@@ -38,6 +38,7 @@ from training.run_folder import RunFolder
 from training.schedule import Schedule
 from training.seeds import generator_of, seeded
 
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # of a tokenizer that is trained here
 WARM_UP_SHARE = 0.25  # of a cycle
 VALIDATION_ROWS = 32
 _EXAMPLE_CHARACTERS = 200
@@ -169,19 +170,29 @@ def rate_share(recipe: GenresRecipe, steps: int, step: int, *, depth: int, deepe
     return shape * recipe.layer_decay**depth if depth <= unfrozen else 0.0
 
 
-def train_wordpiece(texts: Sequence[str], vocabulary_size: int) -> WordPieceTokenizer:
-    """BERT's kind, lower-cased, trained on these texts."""
-    made = tokenizers.BertWordPieceTokenizer(lowercase=True)
-    made.train_from_iterator(texts, vocab_size=vocabulary_size, show_progress=False)
-    begin, end = made.token_to_id("[CLS]"), made.token_to_id("[SEP]")
-    made._tokenizer.post_processor = processors.BertProcessing(("[SEP]", end), ("[CLS]", begin))
-    return WordPieceTokenizer(made._tokenizer)
+def train_encoder_tokenizer(texts: Sequence[str], vocabulary_size: int) -> RobertaTokenizer:
+    """RoBERTa's kind, byte-level BPE, but lower-cased: a small model has no use for capitals. (A WordPiece trainer
+    gives other ids each time.)"""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    begin, end = (SPECIAL_TOKENS.index(token) for token in ("<s>", "</s>"))
+    made.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", begin))
+    return RobertaTokenizer(made)
 
 
 def _beginning(data: GenreData, recipe: GenresRecipe) -> tuple[Bert, EncoderTokenizer]:
     """What training starts from. Raises StoreError."""
     if recipe.model == SCRATCH:
-        tokenizer = train_wordpiece(data.train.texts, recipe.vocabulary_size)
+        tokenizer = train_encoder_tokenizer(data.train.texts, recipe.vocabulary_size)
         return Bert(_scratch_config(tokenizer, len(data.genres), recipe), recipe.dropout), tokenizer
     found = read_encoder(Source(checkpoint_folder(recipe.model)), len(data.genres))
     module = Bert(found.config, recipe.dropout)
@@ -197,7 +208,7 @@ def _beginning(data: GenreData, recipe: GenresRecipe) -> tuple[Bert, EncoderToke
 
 def _scratch_config(tokenizer: EncoderTokenizer, genres: int, recipe: GenresRecipe) -> BertConfig:
     try:
-        return BertConfig(
+        return RobertaConfig(
             vocabulary_size=tokenizer.vocabulary_size,
             context_tokens=recipe.block_tokens,
             width=recipe.width,
@@ -205,6 +216,7 @@ def _scratch_config(tokenizer: EncoderTokenizer, genres: int, recipe: GenresReci
             heads=recipe.heads,
             inner=4 * recipe.width,
             labels=genres,
+            padding_token=SPECIAL_TOKENS.index("<pad>"),
         )
     except ValueError as error:
         raise StoreError(f"no encoder can be made from this recipe: {error}") from None
