@@ -41,6 +41,7 @@ def test_all_commands_are_known_to_these_tests():
         "import tfjs",
         "evaluate text",
         "train gpt2",
+        "train genres",
     } <= names
 
 
