@@ -165,8 +165,8 @@ def test_genres_are_trained_from_scratch_with_defaults_for_that(kamishibai, tmp_
         for genre, text in words.items()
     ]
     write_records(tmp_path / "plots.jsonl", records)
-    sizes = ("--width", "32", "--blocks", "1", "--heads", "2", "--vocabulary-size", "400", "--device", "cpu")
-    sizes += ("--learning-rate", "0.005", "--batch-rows", "8")
+    sizes = ["--width", "32", "--blocks", "1", "--heads", "2", "--vocabulary-size", "400", "--device", "cpu"]
+    sizes += ["--learning-rate", "0.005", "--batch-rows", "8"]
     run = kamishibai("train", "genres", "plots.jsonl", "--model", "scratch", *sizes, "--output", "run")
     assert run.status == 0, run.err
     assert "micro" in run.err
