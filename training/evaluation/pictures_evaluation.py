@@ -10,7 +10,7 @@ import numpy as np
 from contracts.errors import StoreError
 from training.evaluation.pictures_distance import Distance, distance_of
 from training.evaluation.pictures_features import VERSION, Features, Pixels, Scale, features_of
-from training.evaluation.pictures_neighbours import NEAR_SHARE, between_real, nearest
+from training.evaluation.pictures_neighbours import NEAR_SHARE, between_real, nearest, thumbnails
 from training.evaluation.pictures_report import (
     Neighbour,
     Neighbours,
@@ -71,7 +71,7 @@ def evaluate(generated: NamedPictures, real: NamedPictures, *, show_progress: bo
         distance_of_real=_between_halves(scale(real_features)),
         distance_of_noise=_stated(distance_of(scale(features_of(_noise(size))), scale(real_features))),
         variety=_variety(layout, real_layout),
-        neighbours=_neighbours(generated, real, layout, real_layout),
+        neighbours=_neighbours(generated, real),
     )
 
 
@@ -97,9 +97,10 @@ def _variety(layout: Features, real_layout: Features) -> Variety:
     return Variety(of=count, generated=ours, real=theirs, share=ours / theirs, collapsed=ours < COLLAPSED * theirs)
 
 
-def _neighbours(generated: NamedPictures, real: NamedPictures, layout: Features, real_layout: Features) -> Neighbours:
-    places, distances = nearest(layout, real_layout)
-    between = between_real(real_layout)
+def _neighbours(generated: NamedPictures, real: NamedPictures) -> Neighbours:
+    real_rows = thumbnails(real.pixels)
+    places, distances = nearest(thumbnails(generated.pixels), real_rows)
+    between = between_real(real_rows)
     near = float(np.quantile(between, NEAR_SHARE))
     found = [
         Neighbour(
@@ -107,7 +108,7 @@ def _neighbours(generated: NamedPictures, real: NamedPictures, layout: Features,
             real=tuple(real.names[place] for place in places[row]),
             distances=tuple(distances[row].tolist()),
         )
-        for row in range(len(layout))
+        for row in range(len(distances))
     ]
     by_nearness = np.argsort(distances[:, 0], kind="stable")
     mixed = np.random.RandomState(0).permutation(by_nearness[SHOWN:])

@@ -47,6 +47,8 @@ class Neighbour(_Frozen):
 
 
 class Neighbours(_Frozen):
+    """Distances are root mean square differences of colours, from 0 to 1, at 16x16 pixels."""
+
     generated_median: float  # distance of a generated picture to the nearest real one
     real_median: float  # of a real one to the nearest other real one
     near: float  # so near or nearer is one in a hundred real ones to another
