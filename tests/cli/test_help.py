@@ -39,7 +39,9 @@ def test_all_commands_are_known_to_these_tests():
         "keys create",
         "import hf",
         "import tfjs",
+        "train dcgan",
         "train gpt2",
+        "evaluate pictures",
     } <= names
 
 
