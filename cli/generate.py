@@ -16,6 +16,7 @@ from cli.devices import devices
 from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import EngineFailed, InvalidRequest, StoreError
 from contracts.requests import ImageRequest, TextRequest, describe
+from contracts.settings import DEFAULT_KV_BYTES
 from contracts.store import Store, split_name
 from workers.local import LocalModel
 
@@ -48,13 +49,13 @@ def generate(model: str, store: Path, device: str, variant: str | None, seed: in
         draw_pictures(local, seed, options["count"], options["out"] or Path(f"{bundle.manifest.name}-{seed}.png"))
 
 
-def load(bundle: Bundle, device: str, variant: str | None = None) -> LocalModel:
+def load(bundle: Bundle, device: str, variant: str | None = None, kv_bytes: int | None = None) -> LocalModel:
     """Warns of a variant that misses its bounds. Raises StoreError, also for a device that is not here."""
     chosen = bundle.variant(variant or DEFAULT_VARIANT)
     if chosen.forced:
         click.secho(f"warning: {chosen.name} misses its bounds: {'; '.join(chosen.faults)}", fg="yellow", err=True)
     try:
-        return LocalModel(bundle, chosen.name, device)
+        return LocalModel(bundle, chosen.name, device, kv_bytes or DEFAULT_KV_BYTES)
     except (RuntimeError, AssertionError, EngineFailed) as error:  # a device that is not here or is full
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise StoreError(f"{bundle.manifest.name} cannot be run on {device}: {reason}; try --device cpu") from None

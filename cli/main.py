@@ -538,7 +538,52 @@ def text_(**options: Any) -> None:
 
 @cli.group(name="evaluate")
 def evaluate_() -> None:
-    """Judge what a model has made: numbers, figures and a page."""
+    """Judge what a model has written or drawn: tables, figures and a page."""
+
+
+@evaluate_.command(name="text")
+@click.argument("dumps", nargs=-1, required=True, metavar="DUMP...", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--against",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Records that the model was trained on, as `kamishibai data` writes them; those to validate are left out.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the report; an earlier one is replaced.",
+)
+@click.option(
+    "--encoder",
+    metavar="FOLDER|NAME",
+    help="sentence-transformers model, here or on the hub, to compare meaning with.  [default: words alone]",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    help="Format of lines, like 'genre<|endofgenre|>plot<|endoftext|>'; of several a file takes the one that fits.  "
+    "[default: those of the public movie plots]",
+)
+@click.option("--model", metavar="MODEL[@VERSION]", help="Measure the perplexity of this one of the store, on --text.")
+@click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text that --model was not trained on.",
+)
+@STORE
+@DEVICE
+def evaluate_text_(**options: Any) -> None:
+    """Hold generated texts against those of the training, and write a report.
+
+    DUMP is a file of `kamishibai dump`, a text file with a line per text and a name like temp_0_7_topp_0_9.txt, or a
+    folder of such files.
+    """
+    from cli.evaluate import evaluate_text
+
+    evaluate_text(**options)
 
 
 @evaluate_.command(name="pictures")
@@ -695,6 +740,70 @@ def classify(**options: Any) -> None:
     from cli.classify import classify as classify_locally
 
     classify_locally(**options)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to make, with a file for each setting.",
+)
+@click.option("--genres", metavar="LIST|FILE", help="Short for --field genre=LIST|FILE.")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="NAME=LIST|FILE",
+    help="Texts for each of these values of a field, like genre=action,drama; FILE has one on a line. Of several fields"
+    " every combination.",
+)
+@click.option(
+    "--from",
+    "records",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Texts for each value of the model's first field in these records, as `kamishibai data` writes them.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Texts that begin with each line of this file; the way for models without fields.",
+)
+@click.option("--samples", type=click.IntRange(1), default=10, show_default=True, help="Texts for each, per setting.")
+@click.option("--temperatures", metavar="LIST", default="0.7,1,1.3", show_default=True, help="0 takes the likeliest.")
+@click.option(
+    "--top-p", "top_ps", metavar="LIST", default="off,0.9", show_default=True, help="Each with every temperature."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Tokens to write at most.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=42, show_default=True, help="Same seed, same command, same files."
+)
+@click.option("--plain", is_flag=True, help="A text on a line with its markers, in .txt files, and nothing else.")
+@click.option("--server", metavar="URL", help="Let a running server do it, like http://127.0.0.1:8000.")
+@click.option(
+    "--api-key",
+    envvar="KAMISHIBAI_API_KEY",
+    help="Of that server; KAMISHIBAI_API_KEY hides it from a machine's other users.",
+)
+@DEVICE
+@VARIANT
+@click.option(
+    "--kv-memory",
+    "kv_bytes",
+    callback=lambda _context, _option, value: value if value is None else parse_memory(value),
+    help="KV cache; with more of it more texts are written at once.  [default: 2GiB]",
+)
+@STORE
+def dump(**options: Any) -> None:
+    """Write many texts of MODEL into files, one for each temperature and top-p, all in shared batches.
+
+    Either here, or with --server by the workers of a running server; the texts are the same.
+    """
+    from cli.dump import dump as dump_texts
+
+    dump_texts(**options)
 
 
 def tell(bundle: Any) -> None:

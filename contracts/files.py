@@ -21,8 +21,8 @@ def replace_file(path: Path, content: bytes) -> None:
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink()  # a full disk should not fill with halves
+    except BaseException:  # a full disk should not fill with halves, nor should Ctrl-C leave one
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

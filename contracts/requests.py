@@ -460,7 +460,7 @@ class TextRequest(TextParameters):
     ] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_TOKENS, strict=False, fail_fast=True)] = ()
     stream: bool = False
-    with_fields: bool = False  # the result carries the text's named parts
+    with_fields: bool = False  # the result carries the text's named parts, and the text with its markers
 
     @property
     def rows(self) -> int:

@@ -34,7 +34,8 @@ class Choice(_Frozen):
     finish_reason: FinishReason
     tokens: Count  # how many were generated
     beam_score: float | None = None  # of a text found by beams: what they are ranked by
-    fields: dict[str, str] | None = None  # the text's named parts, for a request that gave some
+    fields: dict[str, str] | None = None  # the text's named parts, of a model that has some
+    marked_text: str | None = None  # prompt and output with the markers between the parts
     logprobs: Logprobs | None = None
 
 

@@ -22,9 +22,8 @@ from contracts.labels import Activation
 from export.pt2 import load_pt2_classifier, load_pt2_images, load_pt2_text
 from models.noise import latents
 from models.probe import probe_classify, probe_images, probe_text
+from models.reading import read_prompts
 from models.runtimes import (
-    PREFILL_CHUNK,
-    Chunk,
     ClassifyBackend,
     ImageBackend,
     TextBackend,
@@ -278,9 +277,9 @@ def _groups(texts: Texts, slots: int) -> Iterator[Texts]:
 
 
 def _read(backend: TextBackend, texts: Texts) -> Iterator[_Reading]:
-    """The prompts' chunks one by one, then step after step of all texts together."""
-    for slot, chunk_logits in _prefilled(backend, [prompt for prompt, _ in texts]):
-        start, logits = chunk_logits
+    """The prompts but their last tokens, which the first step feeds, chunk by chunk; then step after step of all texts
+    together."""
+    for slot, start, logits in read_prompts(backend, [prompt for prompt, _ in texts]):
         following = texts[slot][0][start + 1 : start + 1 + len(logits)]
         yield _Reading(logits, torch.tensor(following), drawn=False)
     whole = [prompt + following for prompt, following in texts]
@@ -289,18 +288,6 @@ def _read(backend: TextBackend, texts: Texts) -> Iterator[_Reading]:
         logits = _step(backend, [text[place] for text, place in zip(whole, places, strict=True)], places)
         following = [text[place + 1] for text, place in zip(whole, places, strict=True)]
         yield _Reading(logits, torch.tensor(following), drawn=True)
-
-
-def _prefilled(backend: TextBackend, prompts: list[list[int]]) -> Iterator[tuple[int, tuple[int, Tensor]]]:
-    """Reads all of the prompts but their last tokens, which the first step feeds: slot, and place and logits."""
-    for slot in range(len(prompts)):
-        backend.reset(slot)
-    for start in range(0, max(len(prompt) for prompt in prompts) - 1, PREFILL_CHUNK):
-        parts = [(slot, prompt[:-1][start : start + PREFILL_CHUNK]) for slot, prompt in enumerate(prompts)]
-        chunks = [Chunk(slot, start, part, scored=True) for slot, part in parts if part]
-        for chunk, logits in zip(chunks, backend.prefill(chunks), strict=True):
-            if logits is not None:
-                yield chunk.slot, (start, logits)
 
 
 def _step(backend: TextBackend, tokens: list[int], places: list[int]) -> Tensor:
@@ -318,7 +305,7 @@ def _continued(
     texts = [list(prompt) for prompt in prompts]
     for first in range(0, len(texts), backend.slots):
         group = texts[first : first + backend.slots]
-        for _ in _prefilled(backend, group):
+        for _ in read_prompts(backend, group):
             pass
         for _ in range(count):
             logits = _step(backend, [text[-1] for text in group], [len(text) - 1 for text in group])

@@ -102,7 +102,7 @@ class Admission:
                 stop=body.stops(),
                 stop_token_ids=tuple(body.stop_token_ids),
                 stream=body.stream,
-                with_fields=body.fields is not None,
+                with_fields=model.manifest.prompt_fields is not None,
                 **parameters,
             )
             for tokens in prompts

@@ -52,6 +52,9 @@ class CompletionChoice(TypedDict):
     logprobs: Logprobs | None
     beam_score: NotRequired[Annotated[float, Field(description="Of a text found by beams.")]]
     fields: NotRequired[Annotated[dict[str, str], Field(description="The text's named parts.")]]
+    marked_text: NotRequired[
+        Annotated[str, Field(description="Prompt and text with the markers between the named parts.")]
+    ]
 
 
 class Usage(TypedDict):
@@ -323,6 +326,18 @@ class Labels(TypedDict):
     ]
 
 
+class PromptField(TypedDict):
+    name: str
+    end: Annotated[str, Field(description="The marker behind it.")]
+
+
+class PromptFields(TypedDict):
+    """The named parts of a model's texts, in their order."""
+
+    start: Annotated[str, Field(description="Stands before the first part.")]
+    fields: list[PromptField]
+
+
 class Model(TypedDict):
     id: Annotated[str, Field(description="Its name.")]
     object: Literal["model"]
@@ -333,6 +348,7 @@ class Model(TypedDict):
     task: Task
     limits: Limits
     labels: NotRequired[Labels]
+    prompt_fields: NotRequired[PromptFields]
 
 
 class ModelList(TypedDict):

@@ -178,6 +178,8 @@ def model_body(entry: CatalogueEntry) -> answers.Model:
     }
     if entry.manifest.labels:
         body["labels"] = cast(answers.Labels, entry.manifest.labels.model_dump(mode="json"))
+    if entry.manifest.prompt_fields:
+        body["prompt_fields"] = cast(answers.PromptFields, entry.manifest.prompt_fields.model_dump(mode="json"))
     return body
 
 
@@ -202,6 +204,8 @@ def _choice(index: int, choice: Choice) -> answers.CompletionChoice:
     }
     if choice.fields is not None:
         body["fields"] = choice.fields
+    if choice.marked_text is not None:
+        body["marked_text"] = choice.marked_text
     if choice.beam_score is not None:
         body["beam_score"] = choice.beam_score
     return body

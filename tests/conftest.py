@@ -26,6 +26,7 @@ from contracts.announcements import read_announcements
 from contracts.bundle import TOKENIZER, WEIGHTS
 from contracts.connection import connect
 from contracts.jobs import JobQueue, JobRecord
+from contracts.prompt_fields import PromptFields
 from contracts.store import Store
 from contracts.tokenizers import BpeTokenizer, CharacterTokenizer
 from export import parity
@@ -114,6 +115,17 @@ def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     write_lstm(made, "synopses-lstm")
     write_gpt2(made, "synopses-gpt2")
     write_faces(made, "faces")
+    return made
+
+
+@pytest.fixture(scope="session")
+def dump_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Four models: those of `store`, and `movies`, whose texts have named parts (BPE, context 64)."""
+    made = Store(tmp_path_factory.mktemp("dumps"))
+    write_lstm(made)
+    write_gpt2(made)
+    write_faces(made)
+    write_movies(made)
     return made
 
 
@@ -256,6 +268,41 @@ def write_gpt2(store: Store, name: str = "gpt2") -> None:
             "tokenizer": "bpe",
             "variants": VARIANTS,
             "example": {"prompt": "the quick"},
+        }
+
+    store.write(name, fill)
+
+
+def write_movies(store: Store, name: str = "movies") -> None:
+    format_ = PromptFields.from_format("genre<|endofgenre|>title<|endoftitle|>plot<|endoftext|>")
+    text = [
+        "a pilot in love with the sea, a detective who hunts a killer\n through the old town " * 4,
+        "日本 — schöner!",
+    ]
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(text, vocab_size=300, min_frequency=1, special_tokens=format_.markers, show_progress=False)
+    config = Gpt2Config(vocabulary_size=bpe.get_vocab_size(), context_tokens=64, width=32, layers=2, heads=2)
+
+    def fill(folder: Path) -> dict[str, object]:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            model = Gpt2(config)
+            for weight in model.parameters():
+                weight.data *= 6
+            rows = model.tokens.weight.data
+            for marker in format_.markers[1:]:  # almost as likely as a token that it likes
+                rows[bpe.token_to_id(marker)] = 0.7 * rows[bpe.token_to_id("ow")]
+        save_file(model.state_dict(), folder / WEIGHTS)
+        BpeTokenizer(bpe._tokenizer).write(folder / TOKENIZER)
+        return {
+            "family": "gpt2",
+            "task": "text",
+            "config": vars(config),
+            "limits": {"context_tokens": config.context_tokens},
+            "tokenizer": "bpe",
+            "prompt_fields": format_.model_dump(mode="json"),
+            "variants": VARIANTS,
+            "example": {"prompt": "a pilot"},
         }
 
     store.write(name, fill)

@@ -60,7 +60,7 @@ def test_plain_pytorch_writes_what_the_model_does(store):
     bundle = publish(store, model, "torchscript")
     text = [3, 0, 5]
     while len(text) < 32:
-        text.append(int(model(torch.tensor([text]))[0, -1].argmax()))
+        text.append(int(model(torch.tensor([text]))[0][0, -1].argmax()))
     assert run("torchscript", bundle.path, "3", "0", "5") == str(text)
 
 

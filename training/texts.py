@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from contracts.errors import StoreError
 from contracts.prompt_fields import PromptFields
-from training.data.records import FORMATS, PlotRecord, SynopsisRecord, read_records
+from training.data.records import FORMATS, PlotRecord, SynopsisRecord, kind_of, read_records
 
 WITH_TITLES = "genre<|endofgenre|>title<|endoftitle|>plot<|endoftext|>"
 WITHOUT_TITLES = "<|startoftext|>genre<|endofgenre|>plot<|endoftext|>"
@@ -32,14 +32,7 @@ def holds_records(path: Path) -> bool:
 
 def holds_plots(path: Path) -> bool:
     """Whether these are records of plots. Raises StoreError for records that cannot be read."""
-    if not holds_records(path):
-        return False
-    try:
-        next(read_records(path, PlotRecord), None)
-    except StoreError:
-        next(read_records(path, SynopsisRecord), None)
-        return False
-    return True
+    return holds_records(path) and kind_of(path) is PlotRecord
 
 
 def read_texts(path: Path, validation_share: float, *, titles: bool | None = None) -> Texts:

@@ -59,22 +59,24 @@ class ChoiceText:
 
     def result(self, prompt_scores: list[Score]) -> Choice:
         """The finished choice; the scores of the prompt are the same for all choices."""
+        marked_text, fields = self._parts()
         return Choice(
             text=self.text,
             finish_reason=self.finish_reason or "length",
             tokens=self._assembler.tokens,
             beam_score=self.beam_score,
-            fields=self._fields() if self._request.with_fields else None,
+            fields=fields,
+            marked_text=marked_text,
             logprobs=self._logprobs(prompt_scores) if self._request.logprobs is not None else None,
         )
 
-    def _fields(self) -> dict[str, str] | None:
-        """The parts of prompt and output together."""
-        if self._prompt_fields is None:
-            return None
+    def _parts(self) -> tuple[str, dict[str, str]] | tuple[None, None]:
+        """Prompt and output together with their markers, and the parts between those."""
+        if self._prompt_fields is None or not self._request.with_fields:
+            return None, None
         tokens = [*self._request.prompt_tokens, *self._assembler.token_ids]
         text = b"".join(map(self._tokenizer.marked_bytes, tokens)).decode(errors="replace")
-        return self._prompt_fields.parse(text)
+        return text, self._prompt_fields.parse(text)
 
     def _logprobs(self, prompt_scores: list[Score]) -> Logprobs:
         prompt = list(self._request.prompt_tokens) if self._request.echo else []

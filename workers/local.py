@@ -1,9 +1,10 @@
-"""One request through the product's own engine, in this process: for stock RQ workers and `kamishibai generate`."""
+"""Requests through the product's own engine in this process: for stock RQ workers, `kamishibai generate` and `dump`."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import torch
 
@@ -11,21 +12,29 @@ from contracts.bundle import DEFAULT_VARIANT, Bundle
 from contracts.errors import from_record
 from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest
 from contracts.results import ClassifyResult, ImageResult, Result, TextResult
+from contracts.settings import DEFAULT_KV_BYTES
 from workers.choice import TextAnswer
-from workers.engines import Delta, Done, Event, Failed
+from workers.engines import Delta, Done, Event, Evicted, Failed
 from workers.engines.loading import load_model
 from workers.labelling import LabelledTexts
 from workers.pictures import encode_png
+from workers.scheduler import Scheduler
 
-_ONLY = "only"  # the id of the one request
+_ONLY = "only"  # the id of the one request, and the name of the one engine
 
 
 class LocalModel:
-    """A loaded bundle that runs one request at a time, with the same numbers as a shared batch."""
+    """A loaded bundle that runs one request at a time, or many texts together, with the same numbers either way."""
 
-    def __init__(self, bundle: Bundle, variant: str = DEFAULT_VARIANT, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: str = DEFAULT_VARIANT,
+        device: str = "cpu",
+        kv_bytes: int = DEFAULT_KV_BYTES,
+    ) -> None:
         self.bundle = bundle
-        loaded = load_model(bundle, variant, torch.device(device))
+        loaded = load_model(bundle, variant, torch.device(device), kv_bytes)
         self.probe, self.fingerprint, self._engine = loaded.probe, loaded.fingerprint, loaded.engine
 
     def text(self, request: TextRequest, on_text: Callable[[str], None] = lambda _: None) -> TextResult:
@@ -34,14 +43,38 @@ class LocalModel:
         first = answer.choices[0]
         shown = 0
         for event in self._events(request):
-            if isinstance(event, Delta):
-                if answer.take(event):
-                    self._engine.remove(_ONLY, event.choice)
-            elif isinstance(event, Done):
-                answer.finish(event.choice, event.finish_reason)
+            self._tell(answer, event)
             on_text(first.text[shown:])
             shown = len(first.text)
         return answer.result()
+
+    def texts(self, requests: Sequence[TextRequest]) -> Iterator[tuple[int, TextResult]]:
+        """Run text requests in shared batches: whenever one ends, the next takes its place. Each result comes, with
+        its request's place, as soon as it is there.
+
+        Raises InvalidRequest and EngineFailed for the first request that cannot be run. Nothing else may be run
+        before the last result has come or the iterator is closed.
+        """
+        scheduler: Scheduler[Request] = Scheduler({_ONLY: self._engine})
+        for place, request in enumerate(requests):
+            scheduler.submit(_ONLY, str(place), request)
+        answers: dict[int, TextAnswer] = {}  # of the texts that are being written, by place
+        try:
+            while scheduler.busy:
+                scheduler.admit(_refuse)
+                for event in self._engine.collect(self._engine.launch()).events:
+                    place = int(event.job_id)
+                    if isinstance(event, Evicted):  # it begins anew, behind those that wait
+                        answers.pop(place, None)
+                        scheduler.submit(_ONLY, event.job_id, requests[place])
+                        continue
+                    if place not in answers:
+                        answers[place] = TextAnswer(requests[place], self.bundle, self.fingerprint)
+                    self._tell(answers[place], event)
+                for place in [place for place, answer in answers.items() if answer.complete]:
+                    yield place, answers.pop(place).result()
+        finally:
+            scheduler.clear(_ONLY)
 
     def pictures(self, request: ImageRequest) -> list[bytes]:
         """Run a picture request; PNG files."""
@@ -80,3 +113,16 @@ class LocalModel:
                     yield event
         finally:
             self._engine.remove(_ONLY)  # RQ stops a job that is late wherever it is; the next one must not meet it
+
+    def _tell(self, answer: TextAnswer, event: Event) -> None:
+        """Raises what the request failed of."""
+        if isinstance(event, Failed):
+            raise from_record(event.record)
+        if isinstance(event, Done):
+            answer.finish(event.choice, event.finish_reason)
+        elif isinstance(event, Delta) and answer.take(event):
+            self._engine.remove(event.job_id, event.choice)
+
+
+def _refuse(_job_id: str, error: Exception) -> NoReturn:
+    raise error

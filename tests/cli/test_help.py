@@ -39,6 +39,7 @@ def test_all_commands_are_known_to_these_tests():
         "keys create",
         "import hf",
         "import tfjs",
+        "evaluate text",
         "train dcgan",
         "train gpt2",
         "evaluate pictures",
@@ -76,9 +77,10 @@ RUN = "import sys; sys.argv = ['kamishibai', {}]\nfrom cli.main import main\ntry
         (RUN.format("'--version'"), NEEDLESS),
         *[
             (RUN.format(f"*{path!r}, '--help'"), NEEDLESS)
-            for path in (["up"], ["generate"], ["classify"], ["import", "hf"])
+            for path in (["up"], ["generate"], ["classify"], ["dump"], ["import", "hf"], ["evaluate", "text"])
         ],
         (RUN.format("'models', '--store', '/nowhere'"), [*HEAVY, "flask", "rq"]),
+        ("import cli.dump", [*HEAVY, "flask", "PIL"]),  # a server's client computes nothing
         ("import server.app", [*HEAVY, "PIL"]),
         ("import server.serving", HEAVY),
         ("import workers.parent", [*HEAVY, "flask"]),

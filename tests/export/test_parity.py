@@ -55,9 +55,9 @@ def test_text_is_judged_by_the_definitions(bundle):
     rounded.to(torch.bfloat16)
     divergence, ratio, gaps, equal, written = [], [], [], 0, 0
     for prompt, following in judge._texts:
-        assert exact(torch.tensor([prompt]))[0, -1].argmax() == following[0]
+        assert exact(torch.tensor([prompt]))[0][0, -1].argmax() == following[0]
         text = torch.tensor(prompt + following)
-        expected, given = (F.log_softmax(model(text[None, :-1])[0].double(), -1) for model in (exact, rounded))
+        expected, given = (F.log_softmax(model(text[None, :-1])[0][0].double(), -1) for model in (exact, rounded))
         divergence.append((expected.exp() * (expected - given)).sum(-1))
         gaps.append((expected.exp() - given.exp()).abs())
         ratio.append((expected - given)[: len(prompt) - 1].gather(1, text[1 : len(prompt), None]))

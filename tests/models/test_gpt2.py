@@ -169,5 +169,5 @@ def test_the_training_pass_equals_prefill_and_decode(greedy, generator):
     backend = Gpt2Backend(model.requires_grad_(False), torch.device("cpu"))
     prompt = torch.randint(50, (40,), generator=generator).tolist()
     continued = prompt + greedy(backend, {1: prompt}, 20)[1]
-    likeliest = model(torch.tensor([continued])).argmax(-1)[0].tolist()
+    likeliest = model(torch.tensor([continued]))[0].argmax(-1)[0].tolist()
     assert likeliest[len(prompt) - 1 : -1] == continued[len(prompt) :]

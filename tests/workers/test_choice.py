@@ -35,13 +35,14 @@ def test_the_parts_of_prompt_and_output_are_found_by_their_markers(tokenizer):
     result = choice.result([])
     assert result.text == "PeaceA story.", "markers are no part of the text"
     assert result.fields == {"genre": "war", "title": "Peace", "plot": "A story."}
+    assert result.marked_text == "war<|endofgenre|>Peace<|endoftitle|>A story.<|endoftext|>"
 
 
 def test_without_fields_in_the_request_the_answer_has_none(tokenizer):
     choice = ChoiceText(request_of(tokenizer, "war"), tokenizer, PromptFields.from_format(FORMAT))
     choice.take(tokenizer.encode(" and peace"), [])
     choice.finish("length")
-    assert choice.result([]).fields is None
+    assert (choice.result([]).fields, choice.result([]).marked_text) == (None, None)
 
 
 def test_echo_and_log_probabilities_line_up_with_the_text(tokenizer):

@@ -172,6 +172,19 @@ def test_a_local_run_without_memory_raises_and_leaves_the_model_usable(store):
     assert model.text(request) == expected
 
 
+def test_many_local_texts_are_the_same_with_less_memory(store):
+    model: Any = LocalModel(store.open("lstm"))
+    requests = list(requests_for(model.bundle, 30).values())
+    expected = dict(model.texts(requests))
+    model._engine._backend = tight = Tight(model._engine._backend, math.inf)
+    results = {}
+    for place, result in model.texts(requests):
+        results[place] = result
+        tight.rows = 5  # with texts half written
+    assert results == expected
+    assert tight.refusals
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_what_allocators_say_is_known(error):
     assert out_of_memory(error)

@@ -67,11 +67,23 @@ def write_records(path: Path, records: Iterable[_Record]) -> int:
 
 def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
     """Raises StoreError that names the file, the record and what is wrong with it."""
-    for number, fields in enumerate(_read_parquet(path) if path.suffix == ".parquet" else _read_lines(path), start=1):
+    for number, fields in enumerate(read_rows(path), start=1):
         try:
             yield kind.model_validate(fields)
         except ValidationError as error:
             raise StoreError(f"{path}: record {number}: {describe(error)}") from None
+
+
+def kind_of(path: Path) -> type[PlotRecord] | type[SynopsisRecord]:
+    """Which records a file has, by the first. Raises StoreError for a file without any."""
+    for fields in read_rows(path):
+        return PlotRecord if isinstance(fields, dict) and "plot" in fields else SynopsisRecord
+    raise StoreError(f"{path} has no records; write some with `kamishibai data`")
+
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """Records of any kind, as they are. Raises StoreError that names the file and the line."""
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path)
 
 
 def _write_lines(path: Path, records: Iterator[_Record]) -> int:
