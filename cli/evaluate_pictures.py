@@ -14,9 +14,10 @@ from cli.generate import load
 from contracts.errors import StoreError
 from contracts.requests import ImageRequest
 from contracts.store import Store, split_name
+from training.evaluation.folder import PAGE, check_folder
 from training.evaluation.pictures_evaluation import NamedPictures, evaluate
 from training.evaluation.pictures_figures import draw
-from training.evaluation.pictures_page import PAGE, check_folder, write_report
+from training.evaluation.pictures_page import write_report
 from training.evaluation.pictures_report import PictureReport
 from training.pictures import files_below
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from contracts.errors import StoreError
+from training.evaluation.figures import STYLE, Picture, png_of
 from training.evaluation.pictures_evaluation import NamedPictures
 from training.evaluation.pictures_features import Pixels
 from training.evaluation.pictures_report import Neighbour, PictureReport
@@ -17,37 +19,35 @@ from training.grids import grid
 
 SHEET_PICTURES = 64
 _SMALLEST_SHOWN = 64  # pixels of a side; smaller pictures are shown enlarged
+_LEAST_SHOWN = 1e-3  # distances that are smaller, or below zero by chance, are drawn so long
 _GENERATED, _REAL, _NOISE = "#c0392b", "#2e7d4f", "#9aa7b8"
 
 
-class Figure(NamedTuple):
-    """`name` is that of its file without the ending."""
-
-    name: str
-    title: str
-    caption: str
-    png: bytes
-
-
-def draw(report: PictureReport, generated: NamedPictures, real: NamedPictures) -> list[Figure]:
+def draw(report: PictureReport, generated: NamedPictures, real: NamedPictures) -> list[Picture]:
     """Raises StoreError without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise StoreError("figures need matplotlib; install it with: pip install 'kamishibai[evaluate]'") from None
+    with matplotlib.rc_context(STYLE):
+        distances = png_of(partial(_distances, report))
     return [
-        Figure(
+        Picture(
             "distance",
             "Distance to the real pictures",
             "Logarithmic, smaller is better: of noise, of the generated pictures and of one half of the real pictures"
             " to the other, which is as good as can be.",
-            _distances(report),
+            distances,
         ),
-        Figure("generated", "Generated pictures", "At random.", _sheet(generated.pixels)),
-        Figure("real", "Real pictures", "At random.", _sheet(real.pixels)),
-        Figure(
+        Picture("generated", "Generated pictures", "At random.", _sheet(generated.pixels)),
+        Picture("real", "Real pictures", "At random.", _sheet(real.pixels)),
+        Picture(
             "nearest",
             "The generated pictures that are nearest to real ones",
             "Each row: a generated picture, then the real pictures that are nearest to it. A copy would be seen here.",
             _rows(report.neighbours.nearest, generated, real),
         ),
-        Figure(
+        Picture(
             "others",
             "Others, at random",
             "The same for pictures that were not chosen by nearness.",
@@ -56,30 +56,19 @@ def draw(report: PictureReport, generated: NamedPictures, real: NamedPictures) -
     ]
 
 
-def _distances(report: PictureReport) -> bytes:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as Canvas
-    except ImportError:
-        raise StoreError("figures need matplotlib; install it with: pip install 'kamishibai[evaluate]'") from None
+def _distances(report: PictureReport, figure: Any) -> None:
     bars = [("noise", report.distance_of_noise, _NOISE), ("generated", report.distance, _GENERATED)]
     if report.distance_of_real is not None:
         bars.append(("other half of the real ones", report.distance_of_real, _REAL))
-    least = 1e-3  # what is nearer, or below zero by chance, is drawn there
-    figure: Any = Canvas(figsize=(8, 2.4), dpi=130, layout="constrained")
+    figure.set_size_inches(8, 2.4)
     axes = figure.add_subplot()
-    names = [name for name, _, _ in bars]
-    axes.barh(names, [max(found.mean, least) for _, found, _ in bars], color=[colour for _, _, colour in bars])
-    for name, found, _ in bars:
-        axes.annotate(f" {found.mean:.4f}", (max(found.mean, least), name), va="center")
+    shown = [max(found.mean, _LEAST_SHOWN) for _, found, _ in bars]
+    axes.barh([name for name, _, _ in bars], shown, color=[colour for _, _, colour in bars])
+    for (name, found, _), length in zip(bars, shown, strict=True):
+        axes.annotate(f" {found.mean:.4f}", (length, name), va="center")
     axes.set_xscale("log")
-    axes.set_xlim(least / 2, 10 * max(found.mean for _, found, _ in bars))
+    axes.set_xlim(_LEAST_SHOWN / 2, 10 * max(shown))
     axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    png = io.BytesIO()
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(png, metadata={"Software": None})
-    return png.getvalue()
 
 
 def _sheet(pixels: Pixels) -> bytes:
