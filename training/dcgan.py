@@ -134,7 +134,9 @@ def draw_pixels(drawing: nn.Module, latents: Tensor) -> NDArray[np.uint8]:
     device = next(drawing.parameters()).device
     training = drawing.training
     drawing.eval()
-    parts = [to_pixels(drawing(part.to(device)[:, :, None, None]).float()) for part in latents.split(PICTURES_AT_ONCE)]
+    parts = [
+        to_pixels(drawing(part.to(device)[:, :, None, None]).float()) for part in torch.split(latents, PICTURES_AT_ONCE)
+    ]
     drawing.train(training)
     pixels: NDArray[np.uint8] = torch.cat(parts).cpu().numpy()
     return pixels

@@ -117,7 +117,7 @@ class DcganTrainer:
         """The batches of this epoch that have not been learnt; what fills no batch has its turn in another epoch."""
         at = self._position
         mixed = torch.randperm(len(self._pictures), generator=generator_of(self._recipe.seed, _ORDER, at.epoch))
-        for batch in mixed.split(self._recipe.batch_pictures)[at.index : self._steps_per_epoch]:
+        for batch in torch.split(mixed, self._recipe.batch_pictures)[at.index : self._steps_per_epoch]:
             yield batch.tolist()
 
     def _step(self, pictures: Tensor) -> None:

@@ -42,9 +42,10 @@ def trainer_of(
     if plan.model == "dcgan":
         recipe = DcganRecipe.model_validate(plan.recipe)
         data = PictureFolder(Path(plan.data), recipe.size, show_progress=show_progress)
+        trainer = DcganTrainer(data.pictures, recipe, folder, device=device, show_progress=show_progress)
         folder.begin(plan)
         folder.note_skipped(data.broken)
-        return DcganTrainer(data.pictures, recipe, folder, device=device, show_progress=show_progress)
+        return trainer
     objective = objective_of(plan)
     folder.begin(plan)
     return Trainer(objective, folder, device=device, show_progress=show_progress)

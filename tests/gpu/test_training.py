@@ -8,7 +8,12 @@ import torch
 pytest.importorskip("accelerate")
 
 from tests.training.conftest import SMALL, train
+from training.dcgan_trainer import DcganTrainer
+from training.demo_faces import draw_faces
 from training.journal import read_metrics
+from training.pictures import CachedPictures
+from training.recipes import DcganRecipe
+from training.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,3 +55,16 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path, capsys):
     said = capsys.readouterr()
     assert "not enough memory for 16384 rows" in said.out + said.err
     assert losses(run)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_dcgan_comes_as_near_to_the_pictures_as_on_the_cpu(precision, tmp_path):
+    recipe = DcganRecipe(size=32, latent=8, width=8, batch_pictures=16, epochs=40, learning_rate=2e-3, ema_decay=0.9)
+    found = {}
+    for device in ("cpu", "auto"):
+        own = recipe.model_copy(update={"precision": precision if device == "auto" else "fp32"})
+        pictures, folder = CachedPictures(draw_faces(64, 32)), RunFolder(tmp_path / device)
+        run = DcganTrainer(pictures, own, folder, device=device, show_progress=False, logs=False).run()
+        found[device] = [line["epoch_distance"] for line in read_metrics(run) if "epoch_distance" in line]
+    assert min(found["cpu"]) < 0.9 * found["cpu"][0]
+    assert min(found["auto"]) < 1.3 * min(found["cpu"])

@@ -1,4 +1,4 @@
-"""How far a set of pictures is from another, and how varied it is."""
+"""How far a set of pictures is from another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from training.evaluation.pictures_features import Features
 
 SUBSETS = 50
 MOST_OF_SUBSET = 1000  # pictures
-MOST_VARIED = 1000  # pictures whose variety is measured; all pairs are looked at
 
 
 class Distance(NamedTuple):
@@ -44,25 +43,6 @@ def distance_of(generated: Features, real: Features, seed: int = 0) -> Distance:
         for _ in range(SUBSETS)
     ]
     return Distance(float(np.mean(found)), float(np.std(found)), size)
-
-
-def spread(features: Features) -> float:
-    """Mean distance between two pictures of a set."""
-    squares = (features**2).sum(1)
-    squared = np.maximum(squares[:, None] + squares[None, :] - 2 * features @ features.T, 0)
-    np.fill_diagonal(squared, 0)
-    return float(np.sqrt(squared).sum() / (len(features) * (len(features) - 1)))
-
-
-def effective_number(features: Features) -> float:
-    """How many different pictures a set is worth: the Vendi score (Friedman and Dieng, 2023) with the kernel
-    exp(-|x - y|²), 1 for copies of one picture and the set's size for pictures that have nothing in common."""
-    squares = (features**2).sum(1)
-    squared = np.maximum(squares[:, None] + squares[None, :] - 2 * features @ features.T, 0)
-    np.fill_diagonal(squared, 0)
-    shares = np.linalg.eigvalsh(np.exp(-squared) / len(features))
-    shares = shares[shares > 1e-12]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _kernel(one: Features, other: Features) -> Features:

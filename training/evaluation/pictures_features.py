@@ -41,11 +41,17 @@ class Scale:
         self._spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-12))  # of what never changes, nothing
         groups = (*_sizes(), real.shape[1] - sum(_sizes()))
         self._weight = np.concatenate([np.full(size, 1 / np.sqrt(len(groups) * size)) for size in groups])
+        self._length = np.sqrt((self(real)[:, : sum(_sizes())] ** 2).sum(1).mean())
 
     def __call__(self, features: Features) -> Features:
         """A real picture's have a length of a little under 1."""
         scaled: Features = np.arcsinh((features - self._mean) / self._spread) * self._weight
         return scaled
+
+    def layout(self, features: Features) -> Features:
+        """Colours and edges alone: what is where, however it is painted. A real picture's have length 1 on average."""
+        found: Features = self(features)[:, : sum(_sizes())] / self._length
+        return found
 
 
 @torch.no_grad()
