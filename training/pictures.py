@@ -93,7 +93,7 @@ class PictureFolder:
         cached = len(files) * size * size * 3 <= cached_bytes
         self.broken: dict[str, str] = {}  # file -> reason
         self.paths: list[Path] = []
-        kept: list[Pixels] = []
+        kept = np.empty((len(files) if cached else 0, size, size, 3), np.uint8)
         bar = progress_bar(len(files), f"pictures of {path.name}", show=show_progress, unit="picture")
         with ThreadPoolExecutor(THREADS) as pool, bar:
             for file, (pixels, reason) in zip(files, pool.map(lambda file: _tried(file, size), files), strict=True):
@@ -101,12 +101,13 @@ class PictureFolder:
                 if pixels is None:
                     self.broken[str(file.relative_to(path))] = reason
                     continue
-                self.paths.append(file)
                 if cached:
-                    kept.append(pixels)
+                    kept[len(self.paths)] = pixels
+                self.paths.append(file)
         if not self.paths:
             raise StoreError(f"{path} holds no picture that can be read{self._named()}")
-        self.pictures: Pictures = CachedPictures(np.stack(kept)) if cached else ReadPictures(self.paths, size)
+        found = len(self.paths)
+        self.pictures: Pictures = CachedPictures(kept[:found]) if cached else ReadPictures(self.paths, size)
         if show_progress:
             tqdm.write(f"{path}: {len(self.paths):,} pictures{self._named()}")
 

