@@ -158,8 +158,8 @@ class Bert(nn.Module):
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
-        """Sums keep their size at any width. (The usual 0.02 fits a width of 768: in a narrow model hardly anything of a
-        text would reach the first token, and nothing be learnt.)"""
+        """Sums keep their size at any width. (The usual 0.02 fits a width of 768: in a narrow model hardly anything of
+        a text would reach the first token, and nothing be learnt.)"""
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):

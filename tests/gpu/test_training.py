@@ -14,6 +14,7 @@ from training.journal import read_metrics
 from training.pictures import CachedPictures
 from training.recipes import DcganRecipe
 from training.run_folder import RunFolder
+from training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,6 +32,19 @@ def test_training_on_the_gpu_comes_to_the_losses_of_the_cpu(name, tmp_path):
     cpu = train(tmp_path / "cpu", recipe)
     gpu = train(tmp_path / "gpu", recipe, device="auto")
     assert losses(gpu) == pytest.approx(losses(cpu), rel=0.02)
+
+
+def test_genres_learnt_on_the_gpu_are_those_of_the_cpu(tmp_path):
+    from tests.training.genres.test_encoder import DATA, RECIPE
+    from training.genres.encoder import genres_objective
+
+    recipe = RECIPE.model_copy(update={"dropout": 0.0, "epochs": 3})
+    runs = {}
+    for device in ("cpu", "auto"):
+        folder = RunFolder(tmp_path / device)
+        trainer = Trainer(genres_objective(DATA, recipe), folder, device=device, show_progress=False, logs=False)
+        runs[device] = losses(trainer.run())
+    assert runs["auto"] == pytest.approx(runs["cpu"], rel=0.02)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
