@@ -180,7 +180,7 @@ def test_thresholds_may_be_searched_for_each_genre(tmp_path):
 
 
 def test_a_run_ends_where_nothing_gets_better(tmp_path):
-    recipe = RECIPE.model_copy(update={"epochs": 60, "stop_after": 2})
+    recipe = RECIPE.model_copy(update={"epochs": 60, "stop_after": 1, "learning_rate": 0.05})
     done = trainer(RunFolder(tmp_path / "run"), recipe).run()
     steps = max(line["step"] for line in map(json.loads, (done / "metrics.jsonl").read_text().splitlines()))
     assert steps < 60 * 15
