@@ -25,7 +25,7 @@ serve: $(READY) ## Run the product at http://127.0.0.1:$(PORT); makes demo model
 TEST_PROCESSES ?= 3
 test: lint ## Check style, types, import rules and run all tests that need no data sets.
 	@echo "==> Running the tests"
-	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 12 --durations-min 10
 
 test-data: $(READY) ## Run the tests that need the real data sets in the folder KAMISHIBAI_TEST_DATA.
 	@test -d "$$KAMISHIBAI_TEST_DATA" || { echo "Set KAMISHIBAI_TEST_DATA to the folder with the data sets."; exit 2; }

@@ -16,7 +16,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
@@ -53,7 +52,7 @@ def train(folder: Path, quick: bool) -> None:
         demo.SYNOPSES, demo.HELD_OUT_SYNOPSES, demo.FACES = 60, 4, 64
         demo.LSTM = demo.LSTM.model_copy(update={"epochs": 1})
         demo.GPT2 = demo.GPT2.model_copy(update={"epochs": 1})
-        demo.DCGAN = replace(demo.DCGAN, steps=2)
+        demo.DCGAN = demo.DCGAN.model_copy(update={"epochs": 1})
     demo.train_demo_runs(folder)
 
 

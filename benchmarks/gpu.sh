@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks and measures everything that needs a GPU, from the source tree, in one call of under eight minutes.
 # It needs Python with torch, transformers, safetensors, tokenizers, pydantic, numpy, pillow and pytest; no network. With
-# onnx and onnxruntime-gpu it checks the ONNX variants too; without them their tests are skipped, and say so.
+# onnx and onnxruntime-gpu it checks the ONNX variants too, with accelerate training; without them their tests are
+# skipped, and say so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1

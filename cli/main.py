@@ -316,7 +316,7 @@ class _Training(click.Group):
     """Options of its commands are made from the fields of recipes, which are imported for nothing else."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["char-lstm", "gpt2", "word-lstm"]
+        return ["char-lstm", "dcgan", "genres", "gpt2", "word-lstm"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from cli.train import COMMANDS
@@ -326,7 +326,7 @@ class _Training(click.Group):
 
 @cli.group(cls=_Training)
 def train() -> None:
-    """Train a model on your own texts; it leaves a run folder, which `export` takes."""
+    """Train a model on your own texts or pictures; it leaves a run folder, which `export` takes."""
 
 
 @cli.command()
@@ -538,7 +538,7 @@ def text_(**options: Any) -> None:
 
 @cli.group(name="evaluate")
 def evaluate_() -> None:
-    """Judge what a model has written: tables, figures and a page."""
+    """Judge what a model has written or drawn: tables, figures and a page."""
 
 
 @evaluate_.command(name="text")
@@ -584,6 +584,34 @@ def evaluate_text_(**options: Any) -> None:
     from cli.evaluate import evaluate_text
 
     evaluate_text(**options)
+
+
+@evaluate_.command(name="pictures")
+@click.argument("generated", metavar="FOLDER|MODEL[@VERSION]")
+@click.argument("real", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the report; an earlier one is replaced.",
+)
+@click.option(
+    "--count", type=click.IntRange(10), default=1000, show_default=True, help="Pictures that a model is to draw."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first 64; the next have the next one."
+)
+@DEVICE
+@VARIANT
+@STORE
+def evaluate_pictures_(**options: Any) -> None:
+    """Hold generated pictures against the REAL ones of a folder, and write a report.
+
+    The generated ones are those of a folder, or drawn here by a model of the store.
+    """
+    from cli.evaluate_pictures import evaluate_pictures
+
+    evaluate_pictures(**options)
 
 
 @cli.group()

@@ -15,9 +15,14 @@ from pydantic.fields import FieldInfo
 from contracts.errors import StoreError
 from training.recipes import (
     PLOT_DEFAULTS,
+    SCRATCH,
+    SCRATCH_GENRES_DEFAULTS,
     TEXT_DEFAULTS,
     CharLstmRecipe,
+    DcganRecipe,
+    GenresRecipe,
     Gpt2Recipe,
+    LearnerRecipe,
     Recipe,
     WordLstmRecipe,
     make_recipe,
@@ -25,15 +30,29 @@ from training.recipes import (
 )
 from training.run_folder import Model, Plan, RunFolder
 
-RECIPES: dict[Model, type[Recipe]] = {"char-lstm": CharLstmRecipe, "word-lstm": WordLstmRecipe, "gpt2": Gpt2Recipe}
+RECIPES: dict[Model, type[Recipe]] = {
+    "char-lstm": CharLstmRecipe,
+    "dcgan": DcganRecipe,
+    "genres": GenresRecipe,
+    "gpt2": Gpt2Recipe,
+    "word-lstm": WordLstmRecipe,
+}
+_DATA: dict[Model, str] = {"dcgan": "[FOLDER]"}  # what a model is trained on, where it is no file
 FIGURE = "learning-rate.png"
+
+
+_FIND_LEARNING_RATE = click.Option(
+    ["--find-learning-rate"],
+    is_flag=True,
+    help=f"Only try growing learning rates, propose one, and draw {FIGURE} into --output.",
+)
 
 
 def command(model: Model) -> click.Command:
     """The command that trains such a model."""
     kind = RECIPES[model]
     own: list[click.Parameter] = [
-        click.Argument(["data"], type=click.Path(path_type=Path), required=False),
+        click.Argument(["data"], type=click.Path(path_type=Path), required=False, metavar=_DATA.get(model, "[DATA]")),
         click.Option(
             ["--output"], type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-OF-THE-DATA]"
         ),
@@ -50,12 +69,9 @@ def command(model: Model) -> click.Command:
             show_default=True,
             help="auto takes a GPU if there is one.",
         ),
-        click.Option(
-            ["--find-learning-rate"],
-            is_flag=True,
-            help=f"Only try growing learning rates, propose one, and draw {FIGURE} into --output.",
-        ),
     ]
+    if issubclass(kind, LearnerRecipe):
+        own.append(_FIND_LEARNING_RATE)
     fields = [_option(name, field) for name, field in kind.model_fields.items()]
     return click.Command(
         model, params=[*own, *fields], callback=_runner(model), help=_HELP[model], epilog=_EPILOG.format(model=model)
@@ -65,7 +81,13 @@ def command(model: Model) -> click.Command:
 COMMANDS: dict[str, Callable[[], click.Command]] = {model: partial(command, model) for model in RECIPES}
 
 _HELP: dict[Model, str] = {
+    "dcgan": "Train a DCGAN on the pictures below FOLDER, of any format and size; their middle squares are taken."
+    " Files that are no pictures are named and skipped.",
     "char-lstm": "Train a character LSTM on DATA: any text file, or records of `kamishibai data`.",
+    "genres": "Train a BERT or RoBERTa to tell the genres of plots: DATA are records of `kamishibai data movies`."
+    " A baseline is trained beside it. Defaults are those for a checkpoint; from scratch "
+    + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in SCRATCH_GENRES_DEFAULTS.items())
+    + ".",
     "word-lstm": "Train a word LSTM on DATA: records of `kamishibai data`, or any text file.",
     "gpt2": "Fine-tune GPT-2 on DATA, or train one from scratch: records of `kamishibai data`, or any text file."
     " Defaults are those for synopses; for plots "
@@ -82,7 +104,7 @@ def _runner(model: Model) -> Callable[..., None]:
         resume: Path | None,
         recipe_file: Path | None,
         device: str,
-        find_learning_rate: bool,
+        find_learning_rate: bool = False,
         **flags: Any,
     ) -> None:
         given = {name: value for name, value in flags.items() if value is not None}
@@ -92,8 +114,8 @@ def _runner(model: Model) -> Callable[..., None]:
             _resume(model, resume, device)
             return
         if data is None:
-            raise click.UsageError("Give DATA to train on, or --resume RUN.")
-        plan, output = _plan(model, data, recipe_file, given), output or Path("runs") / f"{data.stem}-{model}"
+            raise click.UsageError(f"Give {_DATA.get(model, '[DATA]')[1:-1]} to train on, or --resume RUN.")
+        plan, output = _plan(model, data, recipe_file, given), output or Path("runs") / f"{data.resolve().stem}-{model}"
         if find_learning_rate:
             _find_learning_rate(plan, output, device)
         else:
@@ -111,6 +133,8 @@ def _plan(model: Model, data: Path, recipe_file: Path | None, flags: dict[str, A
     if model == "gpt2":
         defaults = PLOT_DEFAULTS if holds_plots(data) else {} if holds_records(data) else TEXT_DEFAULTS
     from_file = read_recipe_file(recipe_file) if recipe_file else {}
+    if model == "genres" and {**from_file, **flags}.get("model") == SCRATCH:
+        defaults = SCRATCH_GENRES_DEFAULTS
     return Plan.of(model, make_recipe(RECIPES[model], defaults, from_file, flags), data)
 
 
@@ -125,7 +149,7 @@ def _resume(model: Model, path: Path, device: str) -> None:
 def _train(plan: Plan, folder: RunFolder, device: str) -> None:
     """Raises StoreError; exits with 130 where the run was stopped."""
     from training.runs import trainer_of
-    from training.trainer import Stopped
+    from training.stopping import Stopped
 
     trainer = trainer_of(plan, folder, device=device)
     try:

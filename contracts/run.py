@@ -2,7 +2,7 @@
 
 run.json             a RunDescription
 weights.safetensors  fp32 tensors by the names of the family's module in models/
-tokenizer.json       for text, as in a bundle
+tokenizer.json       for text and classifiers, as in a bundle
 held_out.txt         for text, if there is any: text that was kept from training, for export to judge variants by
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from contracts.bundle import Family, Task
+from contracts.labels import Labels
 from contracts.prompt_fields import PromptFields
 from contracts.tokenizers import TokenizerKind
 
@@ -34,3 +35,4 @@ class RunDescription(BaseModel):
     metrics: dict[str, float]
     example_prompt: str | None = None
     prompt_fields: PromptFields | None = None
+    labels: Labels | None = None  # of a classifier

@@ -7,7 +7,7 @@ from pathlib import Path
 from contracts.bundle import TOKENIZER, WEIGHTS, Bundle
 from contracts.run import HELD_OUT, RUN, RunDescription
 from contracts.store import Store
-from contracts.tokenizers import read_tokenizer
+from contracts.tokenizers import read_any_tokenizer
 from export.draft import Draft
 from export.formats import Wishes
 from models.pretrained.source import Source, read_json, read_text
@@ -28,7 +28,7 @@ def export_run(run: Path, store: Store, name: str, wishes: Wishes | None = None)
     draft = Draft(
         config=config,
         weights=weights,
-        tokenizer=read_tokenizer(kind, source.file(TOKENIZER)) if kind else None,
+        tokenizer=read_any_tokenizer(kind, source.file(TOKENIZER)) if kind else None,
         example_prompt=description.example_prompt,
         provenance={
             "source": "run",
@@ -37,6 +37,7 @@ def export_run(run: Path, store: Store, name: str, wishes: Wishes | None = None)
             "metrics": description.metrics,
         },
         prompt_fields=description.prompt_fields,
+        labels=description.labels,
         trained=description.metrics.get("steps", 0) > 0,
         held_out=read_text(source.file(HELD_OUT)) if kind and source.has(HELD_OUT) else None,
     )

@@ -118,10 +118,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Post-norm: each sum is normalised."""
+    """Post-norm: each sum is normalised. `dropout` is of what each half adds, in training."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.attention = Attention(config)
         self.norm1 = nn.LayerNorm(config.width, config.epsilon)
         self.up = nn.Linear(config.width, config.inner)
@@ -130,30 +131,39 @@ class Block(nn.Module):
         self._activate = HIDDEN_ACTIVATIONS[config.hidden_activation]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self.attention(x, mask))
-        normed: Tensor = self.norm2(x + self.down(self._activate(self.up(x))))
+        x = self.norm1(x + self._drop(self.attention(x, mask)))
+        normed: Tensor = self.norm2(x + self._drop(self.down(self._activate(self.up(x)))))
         return normed
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
 
 class Bert(nn.Module):
     """Token and position embeddings -> norm -> blocks -> first token's state -> labels."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, dropout: float = 0.0) -> None:
+        """`dropout` is for training."""
         super().__init__()
         self.config = config
+        self.dropout = dropout
         self.tokens = nn.Embedding(config.vocabulary_size, config.width)
         self.positions = nn.Embedding(config.position_rows, config.width)
         self.norm = nn.LayerNorm(config.width, config.epsilon)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
         self.pool = nn.Linear(config.width, config.width)
         self.head = nn.Linear(config.width, config.labels)
         self.apply(self._initialise)
+        nn.init.normal_(self.head.weight, std=0.02)
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
+        """Sums keep their size at any width. (The usual 0.02 fits a width of 768: in a narrow model hardly anything of
+        a text would reach the first token, and nothing be learnt.)"""
+        if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -164,6 +174,7 @@ class Bert(nn.Module):
         """The states (B, E) of the first tokens, which have seen all of their texts."""
         mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[:, None, None]  # B 1 1 T
         x = self.norm(self.tokens(tokens) + self.positions(self.config.positions(tokens)))
+        x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, mask)
         first: Tensor = x[:, 0]
@@ -171,5 +182,6 @@ class Bert(nn.Module):
 
     def logits(self, first: Tensor) -> Tensor:
         """First tokens' states (B, E) -> logits (B, L)."""
-        logits: Tensor = self.head(torch.tanh(self.pool(first)))
+        pooled = F.dropout(torch.tanh(self.pool(first)), self.dropout, self.training)
+        logits: Tensor = self.head(pooled)
         return logits

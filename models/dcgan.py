@@ -55,13 +55,13 @@ def generator(config: DcganConfig) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ConvTranspose2d(before, config.channels, 4, 2, 1, bias=False), nn.Tanh())
 
 
-def discriminator(config: DcganConfig) -> nn.Sequential:
-    """Pictures (B, channels, size, size) -> logit of being real (B, 1)."""
+def discriminator(config: DcganConfig, *, batch_norm: bool = True) -> nn.Sequential:
+    """Pictures (B, channels, size, size) -> logit of being real (B, 1). Without batch norm convolutions have biases."""
     layers: list[nn.Module] = []
     before = config.channels
     for index, channels in enumerate(reversed(config.feature_channels)):
-        layers.append(nn.Conv2d(before, channels, 4, 2, 1, bias=False))
-        if index:
+        layers.append(nn.Conv2d(before, channels, 4, 2, 1, bias=not batch_norm))
+        if index and batch_norm:
             layers.append(nn.BatchNorm2d(channels))
         layers.append(nn.LeakyReLU(0.2, inplace=True))
         before = channels

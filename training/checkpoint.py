@@ -19,22 +19,24 @@ _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 class Checkpoint(NamedTuple):
     weights: dict[str, Tensor]
-    optimizer: dict[str, Any]  # as its state_dict gives it
+    optimizers: dict[str, dict[str, Any]]  # by name, as the state_dict of each gives it
     carried: dict[str, Tensor]  # what an objective carries from batch to batch
     state: dict[str, Any]  # plain JSON
 
 
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """It appears whole; older ones then go."""
-    plain, optimizer_tensors = _flatten(checkpoint.optimizer)
     tensors = {f"weights.{name}": tensor for name, tensor in checkpoint.weights.items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors.items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for which, optimizer in checkpoint.optimizers.items():
+        plain[which], optimizer_tensors = _flatten(optimizer)
+        tensors |= {f"optimizer.{which}.{name}": tensor for name, tensor in optimizer_tensors.items()}
     tensors |= {f"carried.{name}": tensor for name, tensor in checkpoint.carried.items()}
     incoming, final = folder / f".incoming-{step}", folder / f"{_PREFIX}{step:09}"
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir()
     write_safetensors({name: tensor.detach().cpu() for name, tensor in tensors.items()}, incoming / _TENSORS)
-    (incoming / _STATE).write_text(json.dumps({**checkpoint.state, "optimizer": plain}), encoding="utf-8")
+    (incoming / _STATE).write_text(json.dumps({**checkpoint.state, "optimizers": plain}), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)  # of the same step: saved at its end, then saved again when stopped there
     incoming.rename(final)
     for older in _checkpoints(folder):
@@ -49,16 +51,19 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     tensors = read_safetensors(found[-1] / _TENSORS)
     try:
         state = json.loads((found[-1] / _STATE).read_text(encoding="utf-8"))
-        optimizer = _unflatten(state.pop("optimizer"), _under("optimizer.", tensors))
+        optimizers = {
+            which: _unflatten(plain, _under(f"optimizer.{which}.", tensors))
+            for which, plain in state.pop("optimizers").items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{found[-1]} cannot be gone on from: {error!r}") from None
-    return Checkpoint(_under("weights.", tensors), optimizer, _under("carried.", tensors), state)
+    return Checkpoint(_under("weights.", tensors), optimizers, _under("carried.", tensors), state)
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Raises StoreError for a state of other weights."""
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any] | None) -> None:
+    """Raises StoreError for a state of other weights, and for none."""
     try:
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(state or {})
     except (ValueError, KeyError) as error:
         raise StoreError(f"the checkpoint's optimizer does not fit this model: {error}") from None
 

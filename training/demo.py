@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.dcgan import DcganRecipe, train_dcgan
+from training.dcgan_trainer import DcganTrainer
 from training.demo_corpus import write_synopses
 from training.demo_faces import draw_faces
-from training.gpt2 import SCRATCH, gpt2_objective
+from training.gpt2 import gpt2_objective
 from training.lstm import char_objective
-from training.recipes import CharLstmRecipe, Gpt2Recipe
+from training.pictures import CachedPictures
+from training.recipes import SCRATCH, CharLstmRecipe, DcganRecipe, Gpt2Recipe
 from training.run_folder import RunFolder
 from training.texts import Texts
 from training.trainer import Trainer
@@ -17,7 +18,6 @@ from training.trainer import Trainer
 SYNOPSES = 900
 HELD_OUT_SYNOPSES = 60
 FACES = 2048
-FACE_PIXELS = 32
 EXAMPLE_PROMPT = "In the year"
 
 LSTM = CharLstmRecipe(
@@ -47,7 +47,17 @@ GPT2 = Gpt2Recipe(
     dropout=0.0,
 )
 # Faster than the paper's settings; the average over about 50 steps takes out the noise that this speed leaves.
-DCGAN = DcganRecipe(latent=64, width=24, batch=32, steps=900, learning_rate=1e-3, real_target=0.9, ema_decay=0.98)
+DCGAN = DcganRecipe(
+    size=32,
+    latent=64,
+    width=24,
+    batch_pictures=32,
+    epochs=14,
+    learning_rate=1e-3,
+    real_target=0.9,
+    ema_decay=0.98,
+    measure_epochs=0,
+)
 
 
 def train_demo_runs(folder: Path, *, show_progress: bool = True) -> dict[str, Path]:
@@ -62,5 +72,6 @@ def train_demo_runs(folder: Path, *, show_progress: bool = True) -> dict[str, Pa
         ("synopses-gpt2", gpt2_objective(synopses, GPT2)),
     ):
         Trainer(objective, RunFolder(folder / name), device="cpu", show_progress=show_progress, logs=False).run()
-    train_dcgan(draw_faces(FACES, FACE_PIXELS), folder / "faces", DCGAN, show_progress=show_progress)
+    faces = CachedPictures(draw_faces(FACES, DCGAN.size))
+    DcganTrainer(faces, DCGAN, RunFolder(folder / "faces"), device="cpu", show_progress=show_progress, logs=False).run()
     return {name: folder / name for name in ("synopses-lstm", "synopses-gpt2", "faces")}

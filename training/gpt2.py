@@ -20,18 +20,18 @@ from models.pretrained.hub import checkpoint_folder
 from models.pretrained.source import Source
 from training.layouts import Layout, packed, padded
 from training.objective import Batch, cross_entropy
-from training.recipes import Gpt2Recipe
+from training.recipes import SCRATCH, Gpt2Recipe
 from training.seeds import seeded
 from training.texts import Texts
+from training.writing import TextObjective
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"
-SCRATCH = "scratch"
 _EXAMPLE_WORDS = 3
 
 
 @dataclass
-class Gpt2Objective:
+class Gpt2Objective(TextObjective):
     """Rows of a layout in an order of their own for each epoch."""
 
     recipe: Gpt2Recipe

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from contracts.errors import StoreError
-from training.figures import draw_losses
 from training.progress import progress_bar
 
 METRICS = "metrics.jsonl"
-LOSSES = "loss.png"
 TENSORBOARD = "tensorboard"
+Curve = Callable[[Sequence[dict[str, float]], Path], None]  # draws lines into a file
 
 
 class SilentJournal:
@@ -27,7 +27,7 @@ class SilentJournal:
 
     def say(self, text: str) -> None: ...
 
-    def draw(self) -> None: ...
+    def draw(self, curve: Curve, name: str) -> None: ...
 
     def advance(self) -> None: ...
 
@@ -35,7 +35,7 @@ class SilentJournal:
 
 
 class Journal(SilentJournal):
-    """`logs` also writes TensorBoard's events and the curve, which need libraries of the extra `train`."""
+    """`logs` also writes TensorBoard's events and curves, which need libraries of the extra `train`."""
 
     def __init__(self, folder: Path, *, steps: int, step: int, show_progress: bool, logs: bool) -> None:
         """Goes on at `step`; what was written after it is forgotten. Raises StoreError where a library is missing."""
@@ -67,9 +67,10 @@ class Journal(SilentJournal):
         if not self._bar.disable:
             tqdm.write(text, file=sys.stderr)
 
-    def draw(self) -> None:
+    def draw(self, curve: Curve, name: str) -> None:
+        """Of all lines up to now, into the file of this name."""
         if self._events is not None:
-            draw_losses(self._lines, self._folder / LOSSES)
+            curve(self._lines, self._folder / name)
 
     def advance(self) -> None:
         self._bar.update()

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 
+from training.accelerator import make_accelerator
 from training.figures import draw_learning_rates
 from training.objective import Objective
 from training.progress import progress_bar
 from training.seeds import seed_of
-from training.stepper import Stepper, make_accelerator
+from training.stepper import Stepper
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 120
@@ -35,7 +36,7 @@ def find_learning_rate(
 
     Raises StoreError.
     """
-    stepper = Stepper(objective, make_accelerator(objective.recipe, device))
+    stepper = Stepper(objective, make_accelerator(objective.recipe.precision, device))
     rates: list[float] = []
     losses: list[float] = []
     smoothed = 0.0

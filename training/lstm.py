@@ -17,6 +17,7 @@ from training.objective import Batch, Objective, cross_entropy
 from training.recipes import CharLstmRecipe, WordLstmRecipe
 from training.seeds import generator_of, seeded
 from training.texts import Texts
+from training.writing import TextObjective
 
 UNKNOWN = "<unk>"
 VALIDATION_CHUNK_TOKENS = 256
@@ -26,7 +27,7 @@ _EXAMPLE_WORDS = 3
 
 
 @dataclass
-class _LstmObjective:
+class _LstmObjective(TextObjective):
     """What windows and rows share."""
 
     recipe: CharLstmRecipe | WordLstmRecipe

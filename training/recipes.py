@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.errors import StoreError
 from contracts.requests import describe
@@ -20,34 +20,57 @@ Rate = Annotated[float, Field(gt=0)]
 AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 
 
+SCRATCH = "scratch"  # where a recipe names the model to begin with
+PICTURE_SIZES = (32, 64, 128)
+
+
+def _check_size(size: int) -> int:
+    if size not in PICTURE_SIZES:
+        raise ValueError("it must be 32, 64 or 128")
+    return size
+
+
 class Recipe(BaseModel):
     """What all families share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: Count = Field(1, description="Times that all of the data is seen.")
+    learning_rate: Rate = Field(1e-3, description="Learning rate, the highest of the schedule.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="What forward passes compute in.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Of weights, order and all else that is drawn.")
+
+
+class LearnerRecipe(Recipe):
+    """What all share that learn by one loss: models that write text, and classifiers."""
+
     batch_rows: Count = Field(32, description="Rows of a batch, over all processes: one step of the optimizer.")
     micro_batch_rows: Count | None = Field(
         None, description="Rows computed at once; gradients of a batch are added up. Default: all of them."
     )
     optimizer: Literal["adam", "adamw", "rmsprop"] = Field("adam", description="Adam, AdamW or RMSprop.")
-    learning_rate: Rate = Field(1e-3, description="Learning rate, the highest of the schedule.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decay of matrices; biases and norms keep.")
+    gradient_norm: Rate | None = Field(1.0, description="Longer gradients are cut to this norm.")
+    dropout: Share = Field(0.0, description="Share of activations that are left out in training.")
+    validations_per_epoch: Count = Field(1, description="How often the validation loss is measured.")
+    stop_after: Count | None = Field(
+        None, description="Validations without a better loss that end the run. Default: none do."
+    )
+
+
+class TextRecipe(LearnerRecipe):
+    """What all families that write text share."""
+
     schedule: Literal["constant", "linear", "one-cycle", "plateau"] = Field(
         "constant", description="Of the learning rate; plateau lowers it when validation stops getting better."
     )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps up to the full rate (linear).")
     patience: Annotated[int, Field(ge=0)] = Field(2, description="Validations without a better loss (plateau).")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="What the rate is multiplied by (plateau).")
-    gradient_norm: Rate | None = Field(1.0, description="Longer gradients are cut to this norm.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="What forward passes compute in.")
-    dropout: Share = Field(0.0, description="Share of activations that are left out in training.")
     validation_share: Share = Field(0.05, description="Of a plain text: its end, kept from training.")
-    validations_per_epoch: Count = Field(1, description="How often the validation loss is measured.")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Of weights, order and dropout.")
 
 
-class CharLstmRecipe(Recipe):
+class CharLstmRecipe(TextRecipe):
     """A character LSTM on any text."""
 
     epochs: Count = Field(150, description="Passes; with windows, of --windows-per-epoch windows each.")
@@ -68,7 +91,7 @@ class CharLstmRecipe(Recipe):
     windows_per_epoch: Count = Field(10_000, description="Random windows that make an epoch.")
 
 
-class WordLstmRecipe(Recipe):
+class WordLstmRecipe(TextRecipe):
     """A word LSTM on synopses, or on any text."""
 
     epochs: Count = Field(15, description="Times that all of the data is seen.")
@@ -84,7 +107,7 @@ class WordLstmRecipe(Recipe):
     fewest_occurrences: Count = Field(1, description="Words that occur less often are read as <unk>.")
 
 
-class Gpt2Recipe(Recipe):
+class Gpt2Recipe(TextRecipe):
     """GPT-2: fine-tuned, or from scratch; also a student of another run."""
 
     epochs: Count = Field(5, description="Times that all of the data is seen.")
@@ -119,6 +142,78 @@ class Gpt2Recipe(Recipe):
     text_weight: Annotated[float, Field(ge=0)] = Field(2.0, description="Of the text itself (student).")
     cosine_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Of equal last hidden states (student).")
 
+
+class DcganRecipe(Recipe):
+    """DCGAN on a folder of pictures. Without the stabilisers, which are off, it is the paper's."""
+
+    epochs: Count = Field(25, description="Times that all of the pictures are seen.")
+    learning_rate: Rate = Field(2e-4, description="Learning rate of Adam, of both networks.")
+    batch_pictures: Annotated[int, Field(ge=2)] = Field(
+        128, description="Real pictures of a step, and generated ones; batch norm sees them as a whole."
+    )
+    size: Annotated[int, AfterValidator(_check_size)] = Field(64, description="Pixels of a side: 32, 64 or 128.")
+    latent: Count = Field(128, description="Numbers that a picture is drawn from.")
+    width: Count = Field(64, description="Channels of the largest feature map; the smallest has size/8 times as many.")
+    beta1: Share = Field(0.5, description="Adam's memory of gradients.")
+    beta2: Share = Field(0.999, description="Adam's memory of their squares.")
+    measure_epochs: Annotated[int, Field(ge=0)] = Field(
+        1, description="Epochs between measurements of the distance that the best weights have; 0 keeps the last ones."
+    )
+    # Stabilisers.
+    real_target: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        1.0, description="0.9 smooths labels of real pictures: a discriminator that is never sure keeps teaching."
+    )
+    spectral_norm: bool = Field(
+        False, description="Bound the discriminator's slope by spectral norm, in place of batch norm."
+    )
+    ema_decay: Share = Field(
+        0.0, description="0.999 draws with a moving average of the generator's weights, which swings less; 0 is off."
+    )
+    flips: bool = Field(False, description="Mirror half of the real pictures, where left and right mean nothing.")
+
+
+class GenresRecipe(LearnerRecipe):
+    """A BERT or RoBERTa that tells the genres of plots."""
+
+    epochs: Count = Field(3, description="Times that all of the data is seen, over all cycles.")
+    batch_rows: Count = Field(12, description="Plots of a batch over all processes.")
+    optimizer: Literal["adam", "adamw", "rmsprop"] = Field("adamw", description="Adam, AdamW or RMSprop.")
+    learning_rate: Rate = Field(1e-5, description="Highest rate of a cycle, but the first of several.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Decay of matrices; biases and norms keep.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(42, description="Of weights, order and dropout.")
+    dropout: Share = Field(0.1, description="Share of activations that are left out in training.")
+    model: Annotated[str, Field(min_length=1)] = Field(
+        "FacebookAI/roberta-base", description="Name on the hub, folder of a checkpoint, or scratch."
+    )
+    cycles: Count = Field(
+        3,
+        description="Gradual unfreezing: the first trains the head alone, the last all of it; 1: all at once.",
+    )
+    head_learning_rate: Rate = Field(3e-4, description="Highest rate of the first of several cycles.")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="A block's rate, times that above it.")
+    block_tokens: Annotated[int, Field(ge=3)] = Field(256, description="Tokens that are read of a plot.")
+    fewest_plots: Count = Field(20, description="Genres of fewer plots to train on are left out.")
+    largest_weight: Annotated[float, Field(ge=1)] = Field(
+        3.0, description="What plots of the rarest genre count; those of the most frequent one count 1."
+    )
+    thresholds: Literal["common", "each"] = Field(
+        "common", description="Searched for the best F1 on validation: one for all genres, or one for each."
+    )
+    # From scratch.
+    vocabulary_size: Annotated[int, Field(ge=300)] = Field(8192, description="Of a tokenizer trained here (scratch).")
+    width: Count = Field(128, description="Width of the hidden states (scratch).")
+    blocks: Count = Field(2, description="Number of blocks (scratch).")
+    heads: Count = Field(4, description="Attention heads of a block (scratch).")
+
+
+# What trains an encoder that knows nothing yet.
+SCRATCH_GENRES_DEFAULTS: dict[str, Any] = {
+    "epochs": 10,
+    "batch_rows": 32,
+    "cycles": 1,
+    "learning_rate": 1e-3,
+    "layer_decay": 1.0,
+}
 
 # What the movie project changed; these are the defaults where the data are plots.
 PLOT_DEFAULTS: dict[str, Any] = {

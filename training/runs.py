@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.dcgan_trainer import DcganTrainer
+from training.genres.data import read_genres
+from training.genres.encoder import genres_objective
 from training.gpt2 import gpt2_objective
 from training.lstm import char_objective, word_objective
 from training.objective import Objective
-from training.recipes import CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
+from training.pictures import PictureFolder
+from training.recipes import CharLstmRecipe, DcganRecipe, GenresRecipe, Gpt2Recipe, WordLstmRecipe
 from training.run_folder import Plan, RunFolder
 from training.student import student_objective
 from training.texts import read_texts
@@ -15,7 +19,7 @@ from training.trainer import Trainer
 
 
 def objective_of(plan: Plan) -> Objective:
-    """Raises StoreError for data and recipes that cannot be used."""
+    """What a model of texts learns. Raises StoreError for data and recipes that cannot be used."""
     data = Path(plan.data)
     if plan.model == "char-lstm":
         char_recipe = CharLstmRecipe.model_validate(plan.recipe)
@@ -23,13 +27,25 @@ def objective_of(plan: Plan) -> Objective:
     if plan.model == "word-lstm":
         word_recipe = WordLstmRecipe.model_validate(plan.recipe)
         return word_objective(read_texts(data, word_recipe.validation_share), word_recipe)
+    if plan.model == "genres":
+        genres_recipe = GenresRecipe.model_validate(plan.recipe)
+        return genres_objective(read_genres(data, genres_recipe.fewest_plots), genres_recipe)
     gpt2_recipe = Gpt2Recipe.model_validate(plan.recipe)
     texts = read_texts(data, gpt2_recipe.validation_share, titles=gpt2_recipe.titles)
     return gpt2_objective(texts, gpt2_recipe) if gpt2_recipe.teacher is None else student_objective(texts, gpt2_recipe)
 
 
-def trainer_of(plan: Plan, folder: RunFolder, *, device: str = "auto", show_progress: bool = True) -> Trainer:
+def trainer_of(
+    plan: Plan, folder: RunFolder, *, device: str = "auto", show_progress: bool = True
+) -> Trainer | DcganTrainer:
     """At the beginning of a run, or where it was stopped. Raises StoreError."""
+    if plan.model == "dcgan":
+        recipe = DcganRecipe.model_validate(plan.recipe)
+        data = PictureFolder(Path(plan.data), recipe.size, show_progress=show_progress)
+        trainer = DcganTrainer(data.pictures, recipe, folder, device=device, show_progress=show_progress)
+        folder.begin(plan)
+        folder.note_skipped(data.broken)
+        return trainer
     objective = objective_of(plan)
     folder.begin(plan)
     return Trainer(objective, folder, device=device, show_progress=show_progress)

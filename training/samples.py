@@ -12,17 +12,17 @@ from models.lstm import LstmLanguageModel
 from models.runtimes import PREFILL_CHUNK, Chunk, TextBackend
 from models.runtimes.pytorch import Gpt2Backend, lstm_backend
 from models.sampling import BatchSampling, RowSampling, RowState, draw
-from training.objective import Objective
 
 SAMPLES = "samples"
 SAMPLE_TOKENS = {"characters": 300, "words": 60, "bpe": 80}
 TEMPERATURES = (0.5, 0.8, 1.0, 1.2)  # a text for each; backends keep four rows or more
 
 
-def write_samples(objective: Objective, folder: Path, epoch: int) -> str:
+def write_samples(
+    module: Gpt2 | LstmLanguageModel, tokenizer: Tokenizer, prompt: str, folder: Path, epoch: int, seed: int
+) -> str:
     """Also into samples/epoch-NNN.txt. The same weights write the same texts."""
-    prompt = objective.example_prompt
-    texts = draw_texts(objective.module, objective.tokenizer, prompt, seed=objective.recipe.seed)
+    texts = draw_texts(module, tokenizer, prompt, seed=seed)
     lines = [f"[temperature {temperature}] {prompt}{text}" for temperature, text in texts.items()]
     path = folder / SAMPLES / f"epoch-{epoch:03}.txt"
     path.parent.mkdir(exist_ok=True)

@@ -5,40 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from training.recipes import Recipe
+from training.recipes import TextRecipe
 
 WARM_UP_SHARE = 0.1  # of one cycle
 
 
 class Schedule:
-    def __init__(self, optimizer: Optimizer, recipe: Recipe, steps: int) -> None:
-        self._plateau: ReduceLROnPlateau | None = None
-        self._by_step: LambdaLR | OneCycleLR | None = None
-        if recipe.schedule == "plateau":
-            self._plateau = ReduceLROnPlateau(optimizer, factor=recipe.factor, patience=recipe.patience)
-        elif recipe.schedule == "one-cycle":
-            self._by_step = OneCycleLR(optimizer, recipe.learning_rate, steps, pct_start=WARM_UP_SHARE)
-        elif recipe.schedule == "linear":
-            self._by_step = LambdaLR(optimizer, lambda step: _linear(step, recipe.warmup_steps, steps))
+    """A scheduler of PyTorch, if any: moved by steps, or by the losses of validations."""
+
+    def __init__(self, scheduler: LRScheduler | ReduceLROnPlateau | None) -> None:
+        self._scheduler = scheduler
+
+    @classmethod
+    def of_recipe(cls, optimizer: Optimizer, recipe: TextRecipe, steps: int) -> Schedule:
+        match recipe.schedule:
+            case "plateau":
+                return cls(ReduceLROnPlateau(optimizer, factor=recipe.factor, patience=recipe.patience))
+            case "one-cycle":
+                return cls(OneCycleLR(optimizer, recipe.learning_rate, steps, pct_start=WARM_UP_SHARE))
+            case "linear":
+                return cls(LambdaLR(optimizer, lambda step: _linear(step, recipe.warmup_steps, steps)))
+            case _:
+                return cls(None)
 
     def step_done(self) -> None:
-        if self._by_step is not None:
-            self._by_step.step()
+        if isinstance(self._scheduler, LRScheduler) and not isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step()
 
     def validated(self, loss: float) -> None:
-        if self._plateau is not None:
-            self._plateau.step(loss)
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(loss)
 
     def state(self) -> dict[str, Any]:
         """Plain numbers and words."""
-        scheduler = self._by_step or self._plateau
-        return {} if scheduler is None else dict(scheduler.state_dict())
+        return {} if self._scheduler is None else dict(self._scheduler.state_dict())
 
     def restore(self, state: dict[str, Any]) -> None:
-        if (scheduler := self._by_step or self._plateau) is not None:
-            scheduler.load_state_dict(state)
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state)
 
 
 def _linear(step: int, warmup_steps: int, steps: int) -> float:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from contracts.errors import StoreError
 from training.objective import Batch, Objective
-from training.recipes import Recipe
-
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-def make_accelerator(recipe: Recipe, device: str) -> Accelerator:
-    """`device` is auto (a GPU if there is one) or cpu. Raises StoreError for what the machine has not."""
-    AcceleratorState._reset_state()  # of an earlier run in this process, whose precision may have been another
-    try:
-        return Accelerator(mixed_precision=_PRECISIONS[recipe.precision], cpu=device == "cpu")
-    except ValueError as error:
-        raise StoreError(f"precision {recipe.precision} cannot be had on this machine: {error}") from None
+from training.recipes import LearnerRecipe
 
 
 class Stepper:
@@ -40,7 +29,7 @@ class Stepper:
         self._recipe = recipe
         self.micro_batch_rows = recipe.micro_batch_rows or recipe.batch_rows
         objective.module.to(accelerator.device)  # before the optimizer, whose state lies where the weights lie
-        optimizer = _optimizer(objective.module, recipe)
+        optimizer = _optimizer(objective.parameter_groups(), recipe)
         self._model, self.optimizer = accelerator.prepare(objective.module, optimizer)
 
     def step(self, batch: Batch) -> Tensor:
@@ -74,8 +63,7 @@ class Stepper:
         device, rows = self._accelerator.device, len(batch.inputs)
         for begin in range(0, max(rows, 1), self.micro_batch_rows):
             end = begin + self.micro_batch_rows
-            part = batch.part(slice(begin, end))
-            part = Batch(part.inputs.to(device), part.targets.to(device), part.fresh)
+            part = batch.part(slice(begin, end)).to(device)
             # The last part sends the gradients to the other processes, where there are any.
             with nullcontext() if end >= rows else self._accelerator.no_sync(self._model):
                 loss = self._objective.loss(self._model, part, begin)
@@ -98,12 +86,7 @@ class Stepper:
         tqdm.write(f"not enough memory for {used} rows at once; going on with {self.micro_batch_rows}")
 
 
-def _optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
+def _optimizer(groups: list[dict[str, Any]], recipe: LearnerRecipe) -> Optimizer:
     if recipe.optimizer == "rmsprop":  # Keras' numbers, which the recipe's learning rate was found with
         return torch.optim.RMSprop(groups, recipe.learning_rate, alpha=0.9, eps=1e-7)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam

@@ -7,40 +7,25 @@ everything else is in the checkpoint, so on a CPU a run that was stopped ends wi
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
 
 from contracts.errors import StoreError
-from contracts.run import RunDescription
-from models.weights import family_of
+from training.accelerator import make_accelerator
 from training.checkpoint import Checkpoint, load_optimizer, read_checkpoint, write_checkpoint
+from training.figures import LOSSES, draw_losses
 from training.journal import Journal, SilentJournal
 from training.objective import Objective
 from training.run_folder import RunFolder
-from training.samples import write_samples
-from training.schedule import Schedule
 from training.seeds import seed_of, seeded
-from training.stepper import Stepper, make_accelerator
+from training.stepper import Stepper
+from training.stopping import SECONDS_BETWEEN_CHECKPOINTS, Stopped, stop_asked
 
 LINE_STEPS = 10  # whose mean loss is a line of the journal
-SECONDS_BETWEEN_CHECKPOINTS = 300.0  # what a crash may cost; a stop costs nothing
-
-
-class Stopped(Exception):
-    """Somebody asked the run to stop; it can be gone on with."""
-
-    def __init__(self, run: Path, step: int, steps: int) -> None:
-        super().__init__(f"{run} stopped after step {step:,} of {steps:,}")
-        self.run = run
 
 
 @dataclass
@@ -51,6 +36,7 @@ class Position:
     index: int = 0  # of the next batch in the epoch
     step: int = 0  # that are done
     best_loss: float | None = None
+    worse: int = 0  # validations since then
     nats: float = 0.0  # since the last validation, of tokens that the journal knows
     tokens: int = 0
     recent: list[tuple[float, int]] = field(default_factory=list)  # loss and tokens of steps without a line
@@ -70,11 +56,11 @@ class Trainer:
         """Goes on from the folder's checkpoint, if it has one. Raises StoreError."""
         self._objective, self._folder = objective, folder
         self._recipe = objective.recipe
-        self._accelerator = make_accelerator(self._recipe, device)
+        self._accelerator = make_accelerator(self._recipe.precision, device)
         self._main = self._accelerator.is_main_process
         self._stepper = Stepper(objective, self._accelerator)
         self._steps = self._recipe.epochs * objective.steps_per_epoch
-        self._schedule = Schedule(self._stepper.optimizer, self._recipe, self._steps)
+        self._schedule = objective.schedule(self._stepper.optimizer, self._steps)
         self._position = Position()
         self._recent: list[tuple[Tensor, int]] = []
         self._restore()
@@ -93,18 +79,20 @@ class Trainer:
         """The run's folder, trained to its end. Raises Stopped, StoreError."""
         at, objective = self._position, self._objective
         due = self._validation_indices()
-        with seeded(self._recipe.seed), _stop_asked() as stop_asked:
+        with seeded(self._recipe.seed), stop_asked() as asked:
             try:
-                while at.epoch < self._recipe.epochs:
-                    while at.index < objective.steps_per_epoch:
+                while at.epoch < self._recipe.epochs and not self._hopeless():
+                    while at.index < objective.steps_per_epoch and not self._hopeless():
                         self._step()
                         if at.index in due:
                             self._validate()
                         self._save_if_due()
-                        if self._agreed(stop_asked.is_set()) and at.step < self._steps:
+                        if self._agreed(asked.is_set()) and at.step < self._steps:
                             self._save()
                             raise Stopped(self._folder.path, at.step, self._steps)
                     self._end_epoch()
+                if self._main and (said := objective.finish(self._folder)):
+                    self._journal.say(said)
             finally:
                 self._journal.close()
         return self._folder.path
@@ -117,7 +105,7 @@ class Trainer:
     def summary(self) -> str:
         at = self._position
         minutes = (time.perf_counter() - self._begun) / 60
-        return f"{at.step:,} steps in {minutes:,.1f} minutes, best loss {at.best_loss or math.nan:.4f} nats per token"
+        return f"{at.step:,} steps in {minutes:,.1f} minutes, best loss {at.best_loss or math.nan:.4f} nats"
 
     def _step(self) -> None:
         at = self._position
@@ -163,8 +151,10 @@ class Trainer:
             self._journal.show(validation=f"{validation:.3f}")
         self._schedule.validated(loss)
         if at.best_loss is None or loss < at.best_loss:
-            at.best_loss = loss
+            at.best_loss, at.worse = loss, 0
             self._keep(trained, validation)
+        else:
+            at.worse += 1
         self._save()
 
     @torch.no_grad()
@@ -182,27 +172,21 @@ class Trainer:
         metrics = {"loss": trained, "steps": at.step, "seconds": round(time.perf_counter() - self._begun, 3)}
         if validation is not None:
             metrics["validation_loss"] = validation
-        description = RunDescription(
-            family=family_of(objective.config),
-            task="text",
-            config=asdict(objective.config),
-            tokenizer=objective.tokenizer.kind,
-            hyperparameters=self._recipe.model_dump(),
-            metrics=metrics,
-            example_prompt=objective.example_prompt,
-            **objective.facts,
-        )
+        description = objective.describe(metrics)
         self._folder.keep(description, objective.module.state_dict(), objective.tokenizer, objective.held_out)
 
     def _end_epoch(self) -> None:
         at = self._position
         at.epoch, at.index = at.epoch + 1, 0
         if self._logs:
-            self._journal.draw()
+            self._journal.draw(draw_losses, LOSSES)
             best = f"best loss so far {at.best_loss:.4f}" if at.best_loss is not None else ""
-            text = write_samples(self._objective, self._folder.path, at.epoch)
+            text = self._objective.look(self._folder.path, at.epoch)
             self._journal.say(f"epoch {at.epoch}/{self._recipe.epochs}, {best}\n{text}")
         self._save()
+
+    def _hopeless(self) -> bool:
+        return self._recipe.stop_after is not None and self._position.worse >= self._recipe.stop_after
 
     def _validation_indices(self) -> set[int]:
         """After which batches of an epoch: evenly apart, the last one among them."""
@@ -236,9 +220,9 @@ class Trainer:
                 "scaler": {} if scaler is None else scaler.state_dict(),
                 "micro_batch_rows": self._stepper.micro_batch_rows,
             }
-            optimizer = self._stepper.optimizer.state_dict()
+            optimizers = {"model": self._stepper.optimizer.state_dict()}
             weights = self._objective.module.state_dict()
-            write_checkpoint(self._folder.path, at.step, Checkpoint(weights, optimizer, carried, state))
+            write_checkpoint(self._folder.path, at.step, Checkpoint(weights, optimizers, carried, state))
         self._saved = time.monotonic()
 
     def _restore(self) -> None:
@@ -252,30 +236,10 @@ class Trainer:
             self._stepper.micro_batch_rows = found.state["micro_batch_rows"]
         except (RuntimeError, KeyError, TypeError) as error:
             raise StoreError(f"{self._folder.path} has a checkpoint that does not fit: {error}") from None
-        load_optimizer(self._stepper.optimizer, found.optimizer)
+        load_optimizer(self._stepper.optimizer, found.optimizers.get("model"))
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(found.state["scaler"])
         self._recent = [(torch.tensor(loss), tokens) for loss, tokens in self._position.recent]
         process, processes = self._accelerator.process_index, self._accelerator.num_processes
         device = self._accelerator.device
         self._objective.carry({name: rows.chunk(processes)[process].to(device) for name, rows in found.carried.items()})
-
-
-@contextmanager
-def _stop_asked() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C or SIGTERM; the second Ctrl-C is the usual one."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -34,6 +34,7 @@ __all__ = [
     "UnknownPolicy",
     "WordPieceTokenizer",
     "WordTokenizer",
+    "read_any_tokenizer",
     "read_encoder_tokenizer",
     "read_tokenizer",
     "vocabulary_faults",
@@ -69,6 +70,11 @@ def _read(known: Mapping[Any, Callable[[bytes], AnyTokenizer]], kind: TokenizerK
     except (OSError, StoreError) as error:
         fault = str(error)
     raise StoreError(f"{path} is not a tokenizer of kind {kind!r}: {fault}")
+
+
+def read_any_tokenizer(kind: TokenizerKind, path: Path) -> Tokenizer | EncoderTokenizer:
+    """Of whatever kind. Raises StoreError as the others do."""
+    return read_encoder_tokenizer(kind, path) if kind in _ENCODERS else read_tokenizer(kind, path)
 
 
 def vocabulary_faults(tokenizer: Tokenizer | EncoderTokenizer, rows: int) -> list[str]:

@@ -40,7 +40,10 @@ def test_all_commands_are_known_to_these_tests():
         "import hf",
         "import tfjs",
         "evaluate text",
+        "train dcgan",
         "train gpt2",
+        "train genres",
+        "evaluate pictures",
     } <= names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from contracts.bundle import WEIGHTS
 from contracts.store import Store
-from training.data.records import SynopsisRecord, write_records
+from training.data.records import PlotRecord, SynopsisRecord, write_records
 from training.demo_corpus import write_synopses
 from training.journal import read_metrics
 
@@ -152,3 +153,24 @@ def test_a_run_is_not_gone_on_with_as_another_kind_or_on_other_data(kamishibai, 
     corpus.write_text(corpus.read_text() + " More.")
     changed = kamishibai("train", "char-lstm", "--resume", run)
     assert "is not what this run began with: it has been changed" in changed.err
+
+
+def test_genres_are_trained_from_scratch_with_defaults_for_that(kamishibai, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = {"War": "soldiers fight a battle", "Romance": "lovers meet and marry"}
+    records = [
+        PlotRecord(title=f"T{n}", primary=f"T{n}", plot=f"{text} number {n}", genres=[genre], split=split)
+        for split, count in (("train", 40), ("validation", 6))
+        for n in range(count)
+        for genre, text in words.items()
+    ]
+    write_records(tmp_path / "plots.jsonl", records)
+    sizes = ["--width", "32", "--blocks", "1", "--heads", "2", "--vocabulary-size", "400", "--device", "cpu"]
+    sizes += ["--learning-rate", "0.005", "--batch-rows", "8"]
+    run = kamishibai("train", "genres", "plots.jsonl", "--model", "scratch", *sizes, "--output", "run")
+    assert run.status == 0, run.err
+    assert "micro" in run.err
+    assert "BASELINE F1" in run.err
+    assert kamishibai("export", "run", "--name", "genres", "--formats", "pytorch").status == 0
+    said = kamishibai("classify", "genres", "soldiers fight a battle number 7", "--json", "--top-k", "1").out
+    assert json.loads(said)["scores"][0]["label"] == "War"

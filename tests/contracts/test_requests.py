@@ -181,7 +181,24 @@ text_requests = st.builds(
     n=st.integers(1, 16),
     logprobs=st.none() | st.integers(0, 20),
 )
-image_requests = st.builds(ImageRequest, target=targets, seed=seeds, count=pictures)
+image_requests = st.builds(
+    ImageRequest,
+    target=targets,
+    seed=seeds,
+    count=pictures,
+    truncation=st.floats(0, 1, exclude_min=True),
+    layout=st.sampled_from(["separate", "grid"]),
+    frame_milliseconds=st.integers(20, 10_000),
+) | st.builds(
+    lambda latents, **fields: ImageRequest(latents=latents, count=len(latents), **fields),
+    target=targets,
+    seed=seeds,
+    latents=st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4).map(
+        tuple
+    ),
+    layout=st.just("animation"),
+    output_format=st.sampled_from(["gif", "webp"]),
+)
 
 
 windows = st.lists(st.integers(0, MAX_COUNT), min_size=1).map(tuple)
@@ -248,6 +265,14 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
         (IMAGE | {"count": 2**70}, "'image.count'"),
         (IMAGE | {"stream": True}, "'image.stream' is True"),
         (IMAGE | {"prompt_tokens": [1]}, "'image.prompt_tokens' is not a field"),
+        (IMAGE | {"latents": []}, "there are 0 latents; give one for each"),
+        (IMAGE | {"latents": [[float("nan")]]}, "'image.latents.0.0' is nan: input should be"),
+        (IMAGE | {"latents": [[101]]}, "less than or equal to 100"),
+        (IMAGE | {"latents": [[0]] * 1025}, "at most 1024 items"),
+        (IMAGE | {"truncation": 0}, "'image.truncation' is 0"),
+        (IMAGE | {"count": 1, "to_seed": 4}, "to_seed needs two pictures or more"),
+        (IMAGE | {"count": 2, "latents": [[1], [2]], "to_seed": 4}, "no latents"),
+        (IMAGE | {"layout": "grid", "output_format": "npy"}, "layout grid is png"),
         (CLASSIFY | {"texts": []}, "'classify.texts'"),
         (CLASSIFY | {"texts": [{"windows": [[]]}]}, "'classify.texts.0.windows.0'"),
         (CLASSIFY | {"texts": [{"windows": [[1]]}] * (MAX_TEXTS + 1)}, "at most 64 items"),

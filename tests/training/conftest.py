@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from training.demo_corpus import write_synopses
-from training.gpt2 import SCRATCH, gpt2_objective
+from training.gpt2 import gpt2_objective
 from training.lstm import char_objective, word_objective
-from training.recipes import CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
+from training.recipes import SCRATCH, CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
 from training.run_folder import RunFolder
 from training.texts import Texts
 from training.trainer import Trainer

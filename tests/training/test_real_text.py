@@ -12,8 +12,7 @@ from tests.training.test_trainer import unigram_nats
 from training.data import anime
 from training.data.cleaning import Cleaning
 from training.data.tables import Table
-from training.gpt2 import SCRATCH
-from training.recipes import CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
+from training.recipes import SCRATCH, CharLstmRecipe, Gpt2Recipe, WordLstmRecipe
 from training.texts import Texts, read_texts
 
 pytestmark = pytest.mark.data

@@ -8,6 +8,7 @@ from contracts.errors import StoreError
 from training.recipes import (
     PLOT_DEFAULTS,
     CharLstmRecipe,
+    DcganRecipe,
     Gpt2Recipe,
     WordLstmRecipe,
     make_recipe,
@@ -36,6 +37,16 @@ def test_the_defaults_are_the_figures_of_the_projects():
     )  # fmt: skip
     assert (plots.layout, plots.block_tokens, plots.batch_rows, plots.epochs, plots.seed) == ("packed", 512, 4, 1, 42)
     assert (plots.learning_rate, plots.validation_share) == (1e-4, 0.05)
+
+
+def test_the_defaults_for_pictures_are_the_papers():
+    faces = DcganRecipe()
+    assert (faces.size, faces.latent, faces.width, faces.batch_pictures, faces.epochs) == (64, 128, 64, 128, 25)
+    assert (faces.learning_rate, faces.beta1, faces.beta2) == (2e-4, 0.5, 0.999)
+    assert (faces.real_target, faces.spectral_norm, faces.ema_decay, faces.flips) == (1.0, False, 0.0, False)
+    for size in (16, 48, 256):
+        with pytest.raises(StoreError, match=f"'size' is {size}: it must be 32, 64 or 128"):
+            make_recipe(DcganRecipe, {"size": size})
 
 
 def test_flags_override_a_file_and_a_file_the_defaults(tmp_path):

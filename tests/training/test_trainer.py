@@ -25,8 +25,9 @@ from training.checkpoint import read_checkpoint
 from training.journal import read_metrics
 from training.objective import Batch
 from training.run_folder import RunFolder
+from training.stopping import Stopped
 from training.texts import Texts
-from training.trainer import Stopped, Trainer
+from training.trainer import Trainer
 
 CPU = torch.device("cpu")
 ALL = pytest.mark.parametrize("name", SMALL)
@@ -117,8 +118,7 @@ def test_what_was_told_after_the_checkpoint_is_forgotten(tmp_path):
     told = metrics(run)
     with (run / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 100000, "loss": 1.0}\n{"step": 1000')  # of a process that was killed
-    folder = RunFolder.__new__(RunFolder)
-    folder.path = run
+    folder = RunFolder.of_existing(run)
     Trainer(objective_of(SMALL["rows"]), folder, device="cpu", show_progress=False, logs=False).run()
     assert metrics(run) == told
 
@@ -237,8 +237,7 @@ def test_a_folder_that_exists_is_refused_before_training(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run = train(tmp_path / "run", SMALL["rows"])
-    folder = RunFolder.__new__(RunFolder)
-    folder.path = run
+    folder = RunFolder.of_existing(run)
     other = SMALL["rows"].model_copy(update={"layers": (30,)})
     with pytest.raises(StoreError, match="has a checkpoint that does not fit"):
         Trainer(objective_of(other), folder, device="cpu", show_progress=False, logs=False)

@@ -101,6 +101,7 @@ def test_a_stock_worker_runs_or_refuses_a_spoiled_payload(store, payloads, spoil
         (0, {"stop": ["x" * 257]}, "at most 256 characters"),
         (0, {"stop": ["x"] * 5}, "at most 4 items"),
         (2, {"count": MAX_PICTURES + 1}, "less than or equal to 1024"),
+        (2, {"latents": [[1e9], [0]]}, "less than or equal to 100"),
     ],
 )
 def test_a_job_larger_than_a_client_may_ask_for_is_refused(store, payloads, number, fields, named):
@@ -108,6 +109,19 @@ def test_a_job_larger_than_a_client_may_ask_for_is_refused(store, payloads, numb
     data = zlib.compress(json.dumps(call_of(payloads[number] | fields)).encode())
     with pytest.raises(InvalidRequest, match=named):
         take_off(Lease("job", "execution", bundle.target().queue(), data, 60.0), bundle, "fingerprint")
+
+
+def test_a_file_of_more_pixels_than_a_client_may_ask_for_is_refused(store, payloads, monkeypatch):
+    monkeypatch.setattr("contracts.requests.MAX_FILE_PIXELS", 3 * 16 * 16)
+    target = store.open("faces").target()
+
+    def lease(count):
+        data = zlib.compress(json.dumps(call_of(payloads[2] | {"count": count, "layout": "grid"})).encode())
+        return Lease("job", "execution", target.queue(), data, 60.0)
+
+    assert take_off(lease(3), store.open("faces"), "fingerprint")
+    with pytest.raises(InvalidRequest, match="at most 3 in one file"):
+        take_off(lease(4), store.open("faces"), "fingerprint")
 
 
 def test_a_request_that_was_stopped_midway_leaves_nothing_to_the_next(store):

@@ -1,5 +1,5 @@
-"""How good generated texts are, held against the texts of the training: dumps in, a report with figures out.
+"""How good generated texts and pictures are, held against those of the training: a report with figures.
 
-May import contracts, models, training.data and torch; matplotlib, scipy and sentence-transformers only inside the
-functions that need them, since they are in the extra `evaluate`.
+May import contracts, models, the rest of training and torch; matplotlib, scipy and sentence-transformers only inside
+the functions that need them, since they are in the extra `evaluate`.
 """

@@ -60,7 +60,7 @@ def draw(report: Report) -> list[Picture]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font has not
         return [
-            Picture(name, title, CAPTIONS[name.removesuffix("_jaccard").removesuffix("_embedding")], _png(paint))
+            Picture(name, title, CAPTIONS[name.removesuffix("_jaccard").removesuffix("_embedding")], png_of(paint))
             for name, title, paint in _figures(report)
         ]
 
@@ -85,7 +85,8 @@ def _figures(report: Report) -> Iterator[tuple[str, str, Callable[[Any], None]]]
             yield f"affinity_{measure}", f"Genres: which are alike, by {panels.NAMES[measure]}", affinity
 
 
-def _png(paint: Callable[[Any], None]) -> bytes:
+def png_of(paint: Callable[[Any], None]) -> bytes:
+    """What `paint` draws on an empty figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(dpi=DOTS_PER_INCH, layout="constrained")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from contracts.errors import StoreError
-from training.evaluation.figures import draw
+from training.evaluation.figures import Picture, draw
 from training.evaluation.page import page
 from training.evaluation.report import Report
 
@@ -17,15 +20,21 @@ REPORT, PAGE, FIGURES = "report.json", "report.html", "figures"
 def write_report(folder: Path, report: Report) -> None:
     """Takes the place of an earlier report. Raises StoreError where something else lies, and without matplotlib."""
     check_folder(folder)
+    pictures = draw(report)
+    write_folder(folder, report, page(report, pictures), pictures)
+
+
+def write_folder(folder: Path, report: BaseModel, html: str, pictures: Sequence[Picture]) -> None:
+    """Of any report. Raises StoreError where something else lies."""
+    check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".incoming-", dir=folder.parent))
     try:
-        pictures = draw(report)
         (made / FIGURES).mkdir()
         for picture in pictures:
             (made / FIGURES / f"{picture.name}.png").write_bytes(picture.png)
         (made / REPORT).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (made / PAGE).write_text(page(report, pictures), encoding="utf-8")
+        (made / PAGE).write_text(html, encoding="utf-8")
         made.chmod(0o755)
         _put(made, folder)
     finally:

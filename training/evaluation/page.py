@@ -17,23 +17,24 @@ _FOLDER = Path(__file__).parent / "templates"
 
 def page(report: Report, pictures: Sequence[Picture]) -> str:
     """Texts of models are escaped, and no policy of a browser would run them if they were not."""
-    style = (_FOLDER / "report.css").read_text(encoding="utf-8")
     return (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             report=report,
             pictures=pictures,
-            style=Markup(style),  # noqa: S704 - a file of ours
             sources=list(dict.fromkeys(setting.source for setting in report.settings)),
         )
     )
 
 
-def _templates() -> Environment:
-    templates = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"data_uri": _data_uri, "number": _number, "percent": _percent}
-    return templates
+def templates() -> Environment:
+    """Those of all reports; `style` is the sheet that they share."""
+    found = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"data_uri": _data_uri, "number": _number, "percent": _percent}
+    style = (_FOLDER / "report.css").read_text(encoding="utf-8")
+    found.globals["style"] = Markup(style)  # noqa: S704 - a file of ours
+    return found
 
 
 def _data_uri(png: bytes) -> str:

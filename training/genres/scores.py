@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +76,10 @@ def judge(probabilities: Probabilities, truth: Truth, genres: Sequence[str], thr
 
 
 def best_threshold(probabilities: Probabilities, truth: Truth) -> float:
-    """The one for all genres with the highest micro F1; of equals the lowest."""
-    scores = [_f1_at(probabilities, truth, candidate) for candidate in CANDIDATES]
-    return float(CANDIDATES[int(np.argmax(scores))])
+    """The one for all genres with the highest micro F1; of equals the middle one, which lies far from all mistakes."""
+    scores = np.array([_f1_at(probabilities, truth, candidate) for candidate in CANDIDATES])
+    best = np.flatnonzero(scores == scores.max())
+    return float(CANDIDATES[best[len(best) // 2]])
 
 
 def best_thresholds(probabilities: Probabilities, truth: Truth) -> tuple[float, ...]:
@@ -87,6 +89,14 @@ def best_thresholds(probabilities: Probabilities, truth: Truth) -> tuple[float, 
         best_threshold(probabilities[:, [genre]], truth[:, [genre]]) if truth[:, genre].any() else common
         for genre in range(truth.shape[1])
     )
+
+
+def search_thresholds(probabilities: Probabilities, truth: Truth, how: Literal["common", "each"]) -> tuple[float, ...]:
+    """A threshold for each genre, the same or its own."""
+    if how == "each":
+        return best_thresholds(probabilities, truth)
+    common = best_threshold(probabilities, truth)
+    return tuple(common for _ in range(truth.shape[1]))
 
 
 def calibrate(probabilities: Probabilities, truth: Truth) -> Calibration:
