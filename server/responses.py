@@ -92,7 +92,7 @@ def job_summary(record: JobRecord) -> answers.Job:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
     }
-    if (seed := _seed(record.request)) is not None:
+    if (seed := seed_of(record.request)) is not None:
         body["seed"] = seed
     if record.meta.deadline is not None:
         body["deadline_at"] = record.meta.deadline
@@ -276,12 +276,12 @@ def _images(record: JobRecord, result: ImageResult, data: Pictures) -> answers.I
         "system_fingerprint": result.fingerprint,
         "output_format": request.output_format,
     }
-    if (seed := _seed(request)) is not None:
+    if (seed := seed_of(request)) is not None:
         body["seed"] = seed
     return body
 
 
-def _seed(request: Request) -> int | None:
+def seed_of(request: Request) -> int | None:
     """None where nothing is drawn from it."""
     if isinstance(request, ClassifyRequest) or (isinstance(request, ImageRequest) and request.latents is not None):
         return None

@@ -11,7 +11,7 @@ from server import client
 from server.admission import decode, parse
 from server.calls import call
 from server.picture_files import accepted_format, check_accepted, fields_for, file_response
-from server.responses import image_result_of, result_body
+from server.responses import image_result_of, result_body, seed_of
 from server.services import services
 
 blueprint = Blueprint("images", __name__)
@@ -34,7 +34,8 @@ def create_images() -> ResponseReturnValue:
     if accepted is None:
         return result_body(record, here.jobs)
     response = file_response(here.jobs.picture(image_result_of(record), 0), accepted)
-    response.headers["x-kamishibai-seed"] = str(image_request.seed)
+    if (seed := seed_of(image_request)) is not None:
+        response.headers["x-kamishibai-seed"] = str(seed)
     return response
 
 

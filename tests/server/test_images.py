@@ -7,6 +7,10 @@ import json
 
 import pytest
 
+from server.batch_lines import Line
+from server.batch_requests import BatchRequests
+from server.services import EXTENSION
+
 ROUTE = "/v1/images/generations"
 PICTURE = b"not really a PNG"  # what the stand-in draws
 LATENTS = [[0.5, -1, 2.5], [0, 0, 0]]  # the model's have three numbers
@@ -45,6 +49,21 @@ def test_latents_are_taken_as_they_are_and_need_no_seed(admitted, ask):
     body = ask(latents=LATENTS).get_json()
     assert len(body["data"]) == 2
     assert "seed" not in body
+    assert "x-kamishibai-seed" not in ask("image/gif", latents=LATENTS).headers
+
+
+def test_a_line_of_a_batch_takes_what_a_call_takes(app, client):
+    """Its own seed is drawn from the batch, which latents have no use for."""
+    here = app.extensions[EXTENSION]
+    requests = BatchRequests(here.admission, here.jobs)
+
+    def request_of(**body):
+        return requests.request(ROUTE, "batch", Line(1, "one", {"model": "tiny-picture", **body}))
+
+    assert request_of(latents=LATENTS).latents == ((0.5, -1, 2.5), (0, 0, 0))
+    frames = request_of(interpolate=FRAMES, layout="animation")
+    assert (frames.to_seed, frames.count, frames.output_format) == (7, 3, "gif")
+    assert frames.seed == request_of().seed
 
 
 def test_frames_are_pictures_from_one_seed_to_another(admitted, ask):

@@ -13,6 +13,7 @@ from server.services import EXTENSION
 
 TEXT = ("/v1/completions", {"model": "tiny-text", "prompt": "ab", "seed": 5})
 PICTURES = ("/v1/images/generations", {"model": "tiny-picture", "n": 2, "seed": 5})
+LATENTS = ("/v1/images/generations", {"model": "tiny-picture", "latents": [[0, 0.5, -1]], "layout": "grid"})
 LABELS = ("/v1/classify", {"model": "tiny-labels", "input": "ab"})
 
 
@@ -43,7 +44,9 @@ def said(response):
     return response.headers.get("x-kamishibai-cache")
 
 
-@pytest.mark.parametrize(("route", "body"), [TEXT, PICTURES, LABELS], ids=["text", "pictures", "labels"])
+@pytest.mark.parametrize(
+    ("route", "body"), [TEXT, PICTURES, LATENTS, LABELS], ids=["text", "pictures", "latents", "labels"]
+)
 def test_an_equal_request_has_the_same_answer_without_a_worker(client, workers, route, body):
     with workers.working():
         first = client.post(route, json=body)
