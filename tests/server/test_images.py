@@ -7,11 +7,12 @@ import json
 
 import pytest
 
+from contracts.requests import BatchEndpoint
 from server.batch_lines import Line
 from server.batch_requests import BatchRequests
 from server.services import EXTENSION
 
-ROUTE = "/v1/images/generations"
+ROUTE: BatchEndpoint = "/v1/images/generations"
 PICTURE = b"not really a PNG"  # what the stand-in draws
 LATENTS = [[0.5, -1, 2.5], [0, 0, 0]]  # the model's have three numbers
 FRAMES = {"to_seed": 7, "frames": 3}
