@@ -208,11 +208,12 @@ class GenresRecipe(LearnerRecipe):
 
 # What trains an encoder that knows nothing yet.
 SCRATCH_GENRES_DEFAULTS: dict[str, Any] = {
-    "epochs": 10,
-    "batch_rows": 32,
+    "epochs": 12,
+    "batch_rows": 16,
     "cycles": 1,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "layer_decay": 1.0,
+    "blocks": 1,
 }
 
 # What the movie project changed; these are the defaults where the data are plots.
