@@ -154,16 +154,12 @@ class Bert(nn.Module):
         self.pool = nn.Linear(config.width, config.width)
         self.head = nn.Linear(config.width, config.labels)
         self.apply(self._initialise)
-        nn.init.normal_(self.head.weight, std=0.02)
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
-        """Sums keep their size at any width. (The usual 0.02 fits a width of 768: in a narrow model hardly anything of
-        a text would reach the first token, and nothing be learnt.)"""
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -6,11 +6,17 @@ import io
 import math
 from collections.abc import Sequence
 
-import fpng
 import numpy as np
 from PIL import Image
 
 from contracts.requests import ImageRequest
+
+try:
+    import fpng
+except ImportError:  # it is in an extra, since not every machine has a wheel of it
+    fpng = None
+
+PNG_ENCODER = "pillow" if fpng is None else "fpng"  # the same pixels are other bytes
 
 
 def encode_png(pixels: bytes, size: tuple[int, int]) -> bytes:
@@ -66,10 +72,10 @@ def _image(pixels: bytes, size: tuple[int, int]) -> Image.Image:
 
 
 def _png(image: Image.Image) -> bytes:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and fpng is not None:
         content: bytes = fpng.from_bytes(image.tobytes(), image.width, image.height, 3)
         return content
-    file = io.BytesIO()  # fpng knows colour alone
+    file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)  # level 1 costs three quarters of the default's time
     return file.getvalue()
 

@@ -80,7 +80,7 @@ def test_the_generator_learns_the_colours_of_the_pictures(tmp_path):
     assert (pictures.float().mean(0) - means).abs().mean() < 0.7 * (127.5 - means).abs().mean()
 
 
-def test_equal_recipes_train_equal_weights_and_leave_the_random_state_alone(tmp_path, threads):
+def test_equal_recipes_train_equal_weights_and_leave_the_random_state_alone(tmp_path):
     state = torch.get_rng_state()
     first, second = train(tmp_path / "a"), train(tmp_path / "b")
     assert torch.equal(torch.get_rng_state(), state)
@@ -91,7 +91,7 @@ def test_equal_recipes_train_equal_weights_and_leave_the_random_state_alone(tmp_
 
 @pytest.mark.parametrize("recipe", [SMALL, STABLE], ids=["plain", "stabilised"])
 @pytest.mark.parametrize("at", [6, 11])
-def test_a_run_that_was_stopped_and_gone_on_with_equals_one_that_was_not(recipe, at, tmp_path, threads):
+def test_a_run_that_was_stopped_and_gone_on_with_equals_one_that_was_not(recipe, at, tmp_path):
     whole = train(tmp_path / "whole", recipe)
     folder = RunFolder(tmp_path / "stopped")
     steps = recipe.epochs * STEPS_PER_EPOCH

@@ -66,13 +66,19 @@ def test_a_model_beats_a_unigram_model_on_text_that_it_has_not_seen_and_is_expor
 
 
 @ALL
-def test_equal_recipes_train_equal_weights_and_leave_the_random_state_alone(name, tmp_path, threads):
+def test_equal_recipes_train_equal_weights_and_leave_the_random_state_alone(name, tmp_path):
     state = torch.get_rng_state()
     first, second = train(tmp_path / "a", SMALL[name]), train(tmp_path / "b", SMALL[name])
     assert torch.equal(torch.get_rng_state(), state)
     assert same_weights(first, second)
     other = train(tmp_path / "c", SMALL[name].model_copy(update={"seed": 5}))
     assert not same_weights(first, other)
+
+
+def test_two_threads_train_the_same_weights_each_time(tmp_path, threads):
+    texts = Texts(SYNOPSES.train[:12], SYNOPSES.validation)
+    first, second = (train(tmp_path / name, SMALL["rows"], texts) for name in "ab")
+    assert same_weights(first, second)
 
 
 class Interrupting:
@@ -92,7 +98,7 @@ class Interrupting:
 
 @ALL
 @pytest.mark.parametrize("share", [0.3, 0.77])
-def test_a_run_that_was_stopped_and_gone_on_with_equals_one_that_was_not(name, share, tmp_path, threads):
+def test_a_run_that_was_stopped_and_gone_on_with_equals_one_that_was_not(name, share, tmp_path):
     recipe = SMALL[name]
     whole = train(tmp_path / "whole", recipe)
     steps = objective_of(recipe).steps_per_epoch * recipe.epochs

@@ -32,6 +32,13 @@ def frames_of(file, channels):
         return [pixels_of(frame, channels) for frame in ImageSequence.Iterator(image)]
 
 
+def test_where_fpng_is_not_installed_pillow_writes(monkeypatch):
+    monkeypatch.setattr("workers.pictures.fpng", None)
+    (picture,) = pictures_of(1, 3)
+    with Image.open(io.BytesIO(encode_png(picture.tobytes(), SIZE))) as image:
+        assert (pixels_of(image, 3) == picture).all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), SIZE, (8, 8), (17, 5), (64, 64), (128, 128)])
 @pytest.mark.parametrize("colours", [1, 2, 7, 255])

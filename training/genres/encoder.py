@@ -193,7 +193,9 @@ def _beginning(data: GenreData, recipe: GenresRecipe) -> tuple[Bert, EncoderToke
     """What training starts from. Raises StoreError."""
     if recipe.model == SCRATCH:
         tokenizer = train_encoder_tokenizer(data.train.texts, recipe.vocabulary_size)
-        return Bert(_scratch_config(tokenizer, len(data.genres), recipe), recipe.dropout), tokenizer
+        module = Bert(_scratch_config(tokenizer, len(data.genres), recipe), recipe.dropout)
+        _widen(module)
+        return module, tokenizer
     found = read_encoder(Source(checkpoint_folder(recipe.model)), len(data.genres))
     module = Bert(found.config, recipe.dropout)
     made_anew = {name for name in module.state_dict() if name.startswith(("pool.", "head."))}
@@ -204,6 +206,14 @@ def _beginning(data: GenreData, recipe: GenresRecipe) -> tuple[Bert, EncoderToke
     if lacking := sorted(set(missing) - made_anew):
         raise StoreError(f"{recipe.model} lacks {', '.join(lacking[:5])}; it is not a whole encoder")
     return module, found.tokenizer
+
+
+def _widen(module: Bert) -> None:
+    """Initial weights by which sums keep their size. (The usual 0.02 fits a width of 768: in a narrow model hardly
+    anything of a text would reach the first token, and nothing be learnt.)"""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and layer is not module.head:
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
 def _scratch_config(tokenizer: EncoderTokenizer, genres: int, recipe: GenresRecipe) -> BertConfig:

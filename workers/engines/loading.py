@@ -25,6 +25,7 @@ from workers.engines import Done, Engine, Event, Failed
 from workers.engines.classify import ClassifyEngine
 from workers.engines.image import ImageEngine
 from workers.engines.text import TextEngine
+from workers.pictures import PNG_ENCODER
 
 _WARM_UP_TOKENS = 4
 
@@ -95,6 +96,8 @@ def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int
         kernels += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
     if bundle.variant(variant).format == "onnx":
         kernels += [f"{build} {version}" for build, version in installed_builds().items()]
+    if bundle.manifest.task == "image":
+        kernels.append(PNG_ENCODER)
     return "fp_" + hashlib.sha256("|".join([bundle.digest, variant, *kernels]).encode()).hexdigest()[:16]
 
 
