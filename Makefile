@@ -23,6 +23,8 @@ serve: $(READY) ## Run the product at http://127.0.0.1:$(PORT); makes demo model
 	@exec $(BIN)/kamishibai up --store $(STORE) --port $(PORT)
 
 TEST_PROCESSES ?= 3
+# As the command sets it: threads that spin long starve the other tests.
+test: export GOMP_SPINCOUNT = 1000
 test: lint ## Check style, types, import rules and run all tests that need no data sets.
 	@echo "==> Running the tests"
 	@$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 12 --durations-min 10

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -20,6 +22,7 @@ def test_the_engine_benchmark_prints_a_table_and_json():
     assert all(result["engine"] > 0 and result["peer"] > 0 for result in results)
 
 
+@pytest.mark.long
 def test_the_benchmark_of_bundles_prints_its_table_and_json():
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "bundles.py"), "--quick"], capture_output=True, text=True, timeout=250

@@ -44,9 +44,9 @@ def test_a_run_is_interrupted_gone_on_with_exported_and_used(kamishibai, faces, 
     assert (stopped / "skipped.txt").read_text() == "notes.txt: no picture\n"
     status, said = ended(start("train", "dcgan", "--resume", stopped, "--device", "cpu", cwd=tmp_path))
     assert status == 0, said
-    status, said = ended(start(*command, "--output", whole, cwd=tmp_path))
-    assert status == 0, said
-    assert f"serve it with: kamishibai export {whole} --name whole" in said
+    done = kamishibai(*command, "--output", whole)
+    assert done.status == 0, done.err
+    assert f"serve it with: kamishibai export {whole} --name whole" in done.out
     first, second = load_file(whole / WEIGHTS), load_file(stopped / WEIGHTS)
     assert all(first[name].equal(second[name]) for name in first)
     assert read_metrics(whole) == read_metrics(stopped)

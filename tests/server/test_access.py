@@ -39,7 +39,7 @@ def every_route(app):
     """(method, path) of all routes there are."""
     for rule in app.url_map.iter_rules():
         for method in rule.methods or ():
-            yield method, rule.rule.replace("<job_id>", "x").replace("<name>", "tiny-text").replace("<index>", "0")
+            yield method, rule.rule.replace("<job_id>", "x").replace("<name>", "tiny-text").replace("<file>", "0.png")
 
 
 def test_every_route_but_health_and_signed_urls_needs_a_key_once_one_exists(app, client, api_keys):

@@ -387,6 +387,7 @@ def test_after_the_last_attempt_it_is_given_up_and_told(
     with caplog.at_level(logging.WARNING, "server.webhooks"):
         end_jobs()
         eventually(lambda: redis.zcard(keys.WEBHOOKS) == 0)
+        eventually(lambda: "given up" in caplog.text)  # it is told behind that
     assert len(receiver.received) == 8
     (told,) = [record for record in caplog.records if "given up" in record.message]
     assert (told.job_id, "after 8 attempts: it answered 500" in told.message) == (job_id, True)
