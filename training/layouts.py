@@ -26,10 +26,7 @@ class Layout(Protocol):
 @dataclass
 class _Rows:
     recipe: Gpt2Recipe
-
-    @property
-    def count(self) -> int:
-        raise NotImplementedError
+    count: int
 
     @property
     def batches(self) -> int:
@@ -50,10 +47,6 @@ class _Padded(_Rows):
     texts: list[list[int]]
     filler: int
 
-    @property
-    def count(self) -> int:
-        return len(self.texts)
-
     def batch(self, epoch: int | None, index: int) -> Batch:
         """As wide as the longest text of the batch: positions behind a text's end carry no loss, and under causal
         attention nothing before them sees them, so more of them would change nothing."""
@@ -69,10 +62,6 @@ class _Packed(_Rows):
     stream: Tensor  # (tokens,)
     block_tokens: int
 
-    @property
-    def count(self) -> int:
-        return max(0, len(self.stream) - 1) // self.block_tokens
-
     def batch(self, epoch: int | None, index: int) -> Batch:
         starts = torch.tensor(self.chosen(epoch, index)) * self.block_tokens
         blocks = self.stream[starts[:, None] + torch.arange(self.block_tokens + 1)].long()
@@ -81,7 +70,8 @@ class _Packed(_Rows):
 
 def padded(texts: Sequence[list[int]], recipe: Gpt2Recipe, filler: int) -> Layout:
     """A text a row, cut at the recipe's block. Texts of one token predict nothing and are left out."""
-    return _Padded(recipe, [text[: recipe.block_tokens] for text in texts if len(text) > 1], filler)
+    rows = [text[: recipe.block_tokens] for text in texts if len(text) > 1]
+    return _Padded(recipe, len(rows), rows, filler)
 
 
 def packed(texts: Sequence[list[int]], recipe: Gpt2Recipe) -> Layout:
@@ -89,4 +79,6 @@ def packed(texts: Sequence[list[int]], recipe: Gpt2Recipe) -> Layout:
     next. What fills no block is left out, but texts that fill none are a short one."""
     order = torch.randperm(len(texts), generator=generator_of(recipe.seed)).tolist()
     stream = torch.tensor(list(chain.from_iterable(texts[place] for place in order)), dtype=torch.int32)
-    return _Packed(recipe, stream, max(1, min(recipe.block_tokens, len(stream) - 1)))
+    targets = max(0, len(stream) - 1)
+    block_tokens = max(1, min(recipe.block_tokens, targets))
+    return _Packed(recipe, targets // block_tokens, stream, block_tokens)

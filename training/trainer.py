@@ -155,7 +155,8 @@ class Trainer:
             self._keep(trained, validation)
         else:
             at.worse += 1
-        self._save()
+        if at.index < self._objective.steps_per_epoch:  # else the epoch's end saves at once
+            self._save()
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
@@ -190,10 +191,8 @@ class Trainer:
 
     def _validation_indices(self) -> set[int]:
         """After which batches of an epoch: evenly apart, the last one among them."""
-        count, steps = (
-            min(self._recipe.validations_per_epoch, self._objective.steps_per_epoch),
-            self._objective.steps_per_epoch,
-        )
+        steps = self._objective.steps_per_epoch
+        count = min(self._recipe.validations_per_epoch, steps)
         return {steps * (place + 1) // count for place in range(count)}
 
     def _agreed(self, stop: bool) -> bool:
