@@ -22,7 +22,7 @@ serve: $(READY) ## Run the product at http://127.0.0.1:$(PORT); makes demo model
 	@echo "==> Starting Kamishibai with the models in $(STORE)"
 	@exec $(BIN)/kamishibai up --store $(STORE) --port $(PORT)
 
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 # As the command sets it: threads that spin long starve the other tests.
 test: export GOMP_SPINCOUNT = 1000
 test: lint ## Check style, types, import rules and run all tests that need no data sets.

@@ -53,6 +53,7 @@ def train(folder: Path, quick: bool) -> None:
         demo.LSTM = demo.LSTM.model_copy(update={"epochs": 1})
         demo.GPT2 = demo.GPT2.model_copy(update={"epochs": 1})
         demo.DCGAN = demo.DCGAN.model_copy(update={"epochs": 1})
+        demo.GENRES = demo.GENRES.model_copy(update={"epochs": 1})
     demo.train_demo_runs(folder)
 
 

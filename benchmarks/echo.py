@@ -1,14 +1,18 @@
 """A worker whose engine gives every prompt back, through the product's own parent, child, channel and scheduler: what
 remains is what serving costs.
 
-    python benchmarks/echo.py worker STORE REDIS_URL     claims jobs, as `kamishibai worker` does
-    python benchmarks/echo.py child ORDER                its engine child, started by it
+    python benchmarks/echo.py worker [NAME]   claims jobs, as `kamishibai worker` does
+    python benchmarks/echo.py child ORDER     its engine child, started by it
+
+With ECHO_ROWS=8 ECHO_SECONDS=0.01 in the environment it runs at most 8 requests at once, and each call takes 10 ms
+longer.
 
 The bundle is a character LSTM whose weights nobody reads.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from functools import partial
@@ -32,7 +36,8 @@ from workers.engines.loading import LoadedModel
 from workers.parent import WorkerParent
 from workers.wanted import WantedModels
 
-CAPACITY = 64  # as the text engine has slots
+CAPACITY = int(os.environ.get("ECHO_ROWS", "64"))  # as the text engine has slots
+CALL_SECONDS = float(os.environ.get("ECHO_SECONDS", "0"))
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ,."
 
 
@@ -76,6 +81,7 @@ class EchoEngine:
     def launch(self) -> Call:
         began, batch, events = time.perf_counter(), len(self._left), list[Event]()
         units = 0
+        time.sleep(CALL_SECONDS)
         for job_id, left in list(self._left.items()):
             now = 1 if job_id in self._streams else len(left)
             events.append(Delta(job_id, tokens=left[:now]))
@@ -113,12 +119,13 @@ def _load(bundle: Bundle, *_: object) -> LoadedModel:
     return LoadedModel(EchoEngine(), Probe(equal={}), fingerprint="fp_echo")
 
 
-def _work(store: Path, redis_url: str) -> None:
-    """As `kamishibai worker`, except for the child that it starts."""
+def _work(name: str) -> None:
+    """As `kamishibai worker`, with settings from the environment alone, except for the child that it starts."""
+    settings = from_environment()
     vars(child)["python_module"] = lambda _: [sys.executable, __file__, "child"]
-    dictConfig(configuration(from_environment(), worker="echo"))
-    wanted = WantedModels(Store(store), None, None, "cpu", connect(redis_url), "echo")
-    WorkerParent(redis_url, "echo", wanted, partial(_make_child, store)).run()
+    dictConfig(configuration(settings, worker=name))
+    wanted = WantedModels(Store(settings.store), None, None, "cpu", connect(settings.redis_url), name)
+    WorkerParent(settings.redis_url, name, wanted, partial(_make_child, settings.store)).run()
 
 
 def _make_child(store: Path, wanted: Wanted) -> Child:
@@ -127,7 +134,7 @@ def _make_child(store: Path, wanted: Wanted) -> Child:
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
-        _work(Path(sys.argv[2]), sys.argv[3])
+        _work(*sys.argv[2:] or ["echo"])
     else:
         vars(engine_child)["load_model"] = _load
         del sys.argv[1]  # what is left is what a child is started with

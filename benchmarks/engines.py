@@ -11,8 +11,6 @@ The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 import transformers
+from record import record  # type: ignore[import-not-found] # it lies beside this script
 from torch import nn
 
 from contracts.requests import Target, TextRequest
@@ -124,9 +123,7 @@ def main() -> None:
             ratio = float(str(result["engine"])) / float(str(result["peer"]))
             print(f"{case.name:24}{rows:>6}{result['engine']:>12}{result['peer']:>12}{ratio:>8.2f}")
             results.append(result)
-    machine = {"processor": platform.processor() or platform.machine(), "device": str(device)}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(json.dumps({**machine, **versions, "results": results}))
+    record(None, ("torch", "transformers"), {"device": str(device), "results": results})
 
 
 if __name__ == "__main__":

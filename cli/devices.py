@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
+_DRIVER = Path("/proc/driver/nvidia/version")
 _CPUS = Path("/proc/cpuinfo")
 
 
@@ -31,6 +32,15 @@ def device_class(device: str) -> str:
     index = int(device.partition(":")[2] or 0)
     # Processes of one machine mostly see GPUs of one kind, so that any will do where the number is out of reach.
     return _first(informed[min(index, len(informed) - 1)], "Model") or "NVIDIA GPU" if informed else "NVIDIA GPU"
+
+
+def driver_version() -> str | None:
+    """Of NVIDIA's kernel module; None without one."""
+    try:
+        found = re.search(r"Kernel Module\D*([\d.]+)", _DRIVER.read_text(errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def _threads() -> int:

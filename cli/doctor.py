@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
 
 import click
 from redis.exceptions import RedisError
 
-from cli.devices import device_class, devices
+from cli.devices import device_class, devices, driver_version
+from cli.finding import Finding, Findings, Level
+from cli.redis_findings import redis_findings
 from cli.up import address_fault
 from contracts.connection import connect
 from contracts.errors import StoreError
@@ -27,16 +28,7 @@ from workers.embedded_redis import find_server, running_url
 
 FEWEST_FREE_BYTES = 1 << 30
 
-Level = Literal["ok", "note", "fault"]
 _MARKS: dict[Level, tuple[str, str]] = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
-
-
-class Finding(NamedTuple):
-    level: Level
-    text: str
-
-
-Findings = Iterator[Finding]
 
 
 def examine(store: Path, redis_url: str | None) -> None:
@@ -61,6 +53,8 @@ def _machine(_: Settings) -> Findings:
     found = devices("auto")
     for device in found:
         yield Finding("ok", f"{device}: {device_class(device)}")
+    if driver := driver_version():
+        yield Finding("ok", f"NVIDIA driver {driver}")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("ok", f"{cpus} processors may be used")
 
@@ -135,8 +129,11 @@ def _redis(settings: Settings) -> Findings:
         yield Finding("note", str(error))
     shown = settings.redis_url.rpartition("@")[2]  # without a password
     try:
-        about = connect(settings.redis_url).info("server")
-        yield Finding("ok", f"{shown} answers: {about.get('server_name', 'redis')} {about['redis_version']}")
+        findings = list(
+            redis_findings(connect(settings.redis_url), ours=settings.redis_url == running_url(settings.store))
+        )
+        yield Finding("ok", f"{shown} answers")
+        yield from findings
     except RedisError as error:
         yield Finding("note", f"{shown} does not answer ({error}); `up` starts one of its own")
 
@@ -171,7 +168,7 @@ def _store(settings: Settings) -> Findings:
             except StoreError as error:
                 yield Finding("fault", f"{name}@{number}{mark}: {error}; export again and remove it")
     if not store.names():
-        yield Finding("note", "it holds no model; `kamishibai demo` makes three small ones")
+        yield Finding("note", "it holds no model; `kamishibai demo` makes four small ones")
 
 
 CHECKS: tuple[Callable[[Settings], Findings], ...] = (_machine, _torch, _onnx_runtime, _redis, _address, _store)

@@ -23,7 +23,9 @@ STORE = click.option(
     show_default=True,
     help="Folder with the models.",
 )
-REDIS_URL = click.option("--redis-url", envvar="KAMISHIBAI_REDIS_URL", help="redis://, rediss:// or unix:// URL.")
+REDIS_URL = click.option(
+    "--redis-url", envvar="KAMISHIBAI_REDIS_URL", help="redis://, rediss://, unix:// or redis+sentinel:// URL."
+)
 DEVICE = click.option(
     "--device",
     callback=lambda _context, _option, value: check_device(value),
@@ -50,6 +52,12 @@ SERVED_VARIANT = click.option(
 NAME = click.option("--name", required=True, help="Name of the model in the store.")
 MODELS = click.option("--models", help="Models to serve, separated by commas; default: all of the store.")
 
+PULL_KEY = click.option(
+    "--api-key",
+    envvar="KAMISHIBAI_API_KEY",
+    help="Of that server, with the scope worker; KAMISHIBAI_API_KEY hides it from a machine's other users.",
+)
+
 
 def VARIANTS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802 - an option like those above
     """Which variants a bundle is to hold."""
@@ -71,6 +79,11 @@ def VARIANTS(command: Callable[..., None]) -> Callable[..., None]:  # noqa: N802
     return command
 
 
+CANDIDATE = click.option(
+    "--candidate",
+    is_flag=True,
+    help="New requests do not run on it until `models promote`, if the model has another version.",
+)
 TEXT = click.option(
     "--text",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -204,6 +217,18 @@ def clerk(**options: Any) -> None:
 @SERVED_VARIANT
 @KV_MEMORY
 @click.option("--name", help="Name in `rq info`.  [default: host and a random part]")
+@click.option(
+    "--store-from",
+    metavar="URL",
+    envvar="KAMISHIBAI_STORE_FROM",
+    help="Server whose models to pull into --store, new versions too.  [default: the store is shared by path]",
+)
+@PULL_KEY
+@click.option(
+    "--candidate",
+    is_flag=True,
+    help="Serve them for comparison: only to `models shadow` and to requests that name the version, until promoted.",
+)
 def worker(**options: Any) -> None:
     """Run one worker: it serves models of the store from the queue."""
     from cli.worker import run_worker
@@ -227,13 +252,14 @@ def import_() -> None:
 @NAME
 @TEXT
 @VARIANTS
+@CANDIDATE
 @STORE
-def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) -> None:
+def tfjs(folder: Path, corpus: Path, name: str, store: Path, candidate: bool, **variants: Any) -> None:
     """Import a TensorFlow.js character LSTM: FOLDER holds model.json and its weights."""
     from contracts.store import Store
     from export.tfjs import import_tfjs
 
-    tell(import_tfjs(folder, corpus, Store(store), name, wishes(**variants)))
+    tell(import_tfjs(folder, corpus, Store(store, candidates=candidate), name, wishes(**variants)))
 
 
 @import_.command()
@@ -247,8 +273,11 @@ def tfjs(folder: Path, corpus: Path, name: str, store: Path, **variants: Any) ->
 )
 @TEXT
 @VARIANTS
+@CANDIDATE
 @STORE
-def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, **variants: Any) -> None:
+def hf(
+    place: str, name: str, fields: str | None, activation: Any, store: Path, candidate: bool, **variants: Any
+) -> None:
     """Import a Hugging Face checkpoint: FOLDER holds config.json, weights and tokenizer; NAME is one on the hub.
 
     That of a GPT-2, or of a BERT or RoBERTa for sequence classification.
@@ -260,7 +289,11 @@ def hf(place: str, name: str, fields: str | None, activation: Any, store: Path, 
 
     prompt_fields = PromptFields.from_format(fields) if fields else None
     folder = checkpoint_folder(place)
-    tell(import_checkpoint(folder, Store(store), name, prompt_fields, activation, wishes(**variants)))
+    tell(
+        import_checkpoint(
+            folder, Store(store, candidates=candidate), name, prompt_fields, activation, wishes(**variants)
+        )
+    )
 
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -270,13 +303,14 @@ FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_
 @FILE
 @NAME
 @VARIANTS
+@CANDIDATE
 @STORE
-def dcgan(file: Path, name: str, store: Path, **variants: Any) -> None:
+def dcgan(file: Path, name: str, store: Path, candidate: bool, **variants: Any) -> None:
     """Import a DCGAN generator: FILE is the state dict of its nn.Sequential."""
     from contracts.store import Store
     from export.torch_dcgan import import_dcgan
 
-    tell(import_dcgan(file, Store(store), name, wishes(**variants)))
+    tell(import_dcgan(file, Store(store, candidates=candidate), name, wishes(**variants)))
 
 
 @import_.command()
@@ -294,6 +328,7 @@ def dcgan(file: Path, name: str, store: Path, **variants: Any) -> None:
 @NAME
 @TEXT
 @VARIANTS
+@CANDIDATE
 @STORE
 def word_lstm(
     file: Path,
@@ -302,13 +337,16 @@ def word_lstm(
     lowercase: bool,
     name: str,
     store: Path,
+    candidate: bool,
     **variants: Any,
 ) -> None:
     """Import a word LSTM: FILE is the state dict of an embedding, an nn.LSTM and a linear layer."""
     from contracts.store import Store
     from export.torch_lstm import import_word_lstm
 
-    bundle = import_word_lstm(file, vocabulary, Store(store), name, unknown_token, lowercase, wishes(**variants))
+    bundle = import_word_lstm(
+        file, vocabulary, Store(store, candidates=candidate), name, unknown_token, lowercase, wishes(**variants)
+    )
     tell(bundle)
 
 
@@ -334,8 +372,9 @@ def train() -> None:
 @NAME
 @TEXT
 @VARIANTS
+@CANDIDATE
 @STORE
-def export(run: Path, name: str, store: Path, **variants: Any) -> None:
+def export(run: Path, name: str, store: Path, candidate: bool, **variants: Any) -> None:
     """Make a bundle in the store from a training run's folder.
 
     pytorch:fp32 is always in it. Every other variant is measured beside it and left out if it is too far away. By
@@ -347,13 +386,13 @@ def export(run: Path, name: str, store: Path, **variants: Any) -> None:
     from contracts.store import Store
     from export.run import export_run
 
-    tell(export_run(run, Store(store), name, wishes(**variants)))
+    tell(export_run(run, Store(store, candidates=candidate), name, wishes(**variants)))
 
 
 @cli.command()
 @STORE
 def demo(store: Path) -> None:
-    """Train three small models in a minute or two and put them into the store."""
+    """Train four small models in a minute or two and put them into the store."""
     from cli.demo import make_demo_models
 
     make_demo_models(store)
@@ -439,13 +478,30 @@ def verify(models: tuple[str, ...], store: Path) -> None:
 
 @models.command()
 @click.argument("model")
-@click.option("--to", "version", type=click.IntRange(1), help="This version.  [default: the one before the latest]")
+@click.option("--to", "version", type=click.IntRange(1), help="This version.  [default: what ran before the latest]")
 @THIS_STORE
 def rollback(model: str, version: int | None, store: Path) -> None:
-    """Run new requests on an earlier version of MODEL again."""
+    """Undo the last promotion of MODEL, or run new requests on an earlier version again."""
     from cli.versions import roll_back
 
     roll_back(store, model, version)
+
+
+@models.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@click.option("--from", "address", metavar="URL", required=True, help="Server, like https://models.example.org.")
+@click.option("--digest", help="SHA-256 of its manifest, as you know it from elsewhere; another bundle is refused.")
+@PULL_KEY
+@THIS_STORE
+def pull(**options: Any) -> None:
+    """Fetch a version of MODEL from the store of a running server; the latest by default.
+
+    Every byte is checked, and what breaks off goes on where it was. `kamishibai worker --store-from` does this by
+    itself.
+    """
+    from cli.pull import pull as pull_here
+
+    pull_here(**options)
 
 
 @models.command()
@@ -458,6 +514,45 @@ def rm(model: str, sure: bool, store: Path, redis_url: str | None) -> None:
     from cli.versions import remove
 
     remove(store, model, sure, redis_url)
+
+
+@models.command()
+@click.argument("model")
+@click.option(
+    "--candidate", metavar="VERSION[/VARIANT]", help="Begin: also run requests on this, which a worker serves."
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of the requests that are also run on it.",
+)
+@click.option("--stop", is_flag=True, help="Compare no longer.")
+@THIS_STORE
+@REDIS_URL
+def shadow(model: str, candidate: str | None, share: float, stop: bool, store: Path, redis_url: str | None) -> None:
+    """Compare what MODEL's new requests run on with a candidate, under live traffic; show what was found."""
+    from cli.shadows import begin_shadow, show_shadow, stop_shadow
+
+    if stop and candidate:
+        raise click.UsageError("Give --candidate to begin or --stop to end, not both.")
+    if candidate:
+        begin_shadow(store, model, candidate, share, redis_url)
+    else:
+        (stop_shadow if stop else show_shadow)(store, model, redis_url)
+
+
+@models.command()
+@click.argument("model")
+@click.option("--to", metavar="VERSION[/VARIANT]", help="This one.  [default: the candidate of the running comparison]")
+@THIS_STORE
+@REDIS_URL
+def promote(model: str, to: str | None, store: Path, redis_url: str | None) -> None:
+    """Run new requests for MODEL on the candidate. What was accepted before stays where it is."""
+    from cli.shadows import promote as promote_candidate
+
+    promote_candidate(store, model, to, redis_url)
 
 
 @models.command()
@@ -626,10 +721,11 @@ def keys() -> None:
 @click.argument("name")
 @click.option(
     "--scope",
-    type=click.Choice(["infer", "admin"]),
+    type=click.Choice(["infer", "worker", "admin"]),
     default="infer",
     show_default=True,
-    help="infer: ask models, and see the jobs made with this key. admin: also see all jobs, and the metrics.",
+    help="infer: ask models, and see the jobs made with this key. worker: pull models, and nothing else. admin: both,"
+    " and see all jobs and the metrics.",
 )
 @click.option("--jobs-per-minute", type=click.IntRange(1), help="Requests of any kind; the server's default if absent.")
 @click.option("--unfinished-jobs", type=click.IntRange(1), help="That may wait or run at once; likewise.")
@@ -814,6 +910,108 @@ def dump(**options: Any) -> None:
     from cli.dump import dump as dump_texts
 
     dump_texts(**options)
+
+
+@cli.command()
+@click.argument("url", required=False)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    help="Model to ask; of several each request draws one, by their weights.  [default: the only one there is]",
+)
+@click.option(
+    "--concurrency",
+    metavar="LIST",
+    help="Closed loop: so many requests under way at any time, like 1,8,32.  [default: 8, without --rate]",
+)
+@click.option("--rate", metavar="LIST", help="Open loop: so many requests a second, whatever comes back, like 5,10,20.")
+@click.option(
+    "--arrivals",
+    type=click.Choice(["poisson", "gamma"]),
+    default="poisson",
+    show_default=True,
+    help="How requests of --rate are spread in time.",
+)
+@click.option(
+    "--shape",
+    type=click.FloatRange(0, min_open=True),
+    help="Of gamma: below 1 bursts, above 1 more evenly; 1 is poisson.",
+)
+@click.option("--requests", type=click.IntRange(1), help="Of each level.  [default: 100, without --duration]")
+@click.option(
+    "--duration", type=click.FloatRange(0, min_open=True), help="Seconds of each level, instead of --requests."
+)
+@click.option(
+    "--warmup", type=click.IntRange(0), default=8, show_default=True, help="Requests before each level, not measured."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of prompts, lengths, arrivals and each request's own seed: the same one asks the same.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Prompts and texts to draw from: a line each; of .jsonl JSON strings, or objects with a `prompt` or `text`."
+    "  [default: common words]",
+)
+@click.option("--prompt-tokens", default="32", show_default=True, help="Of prompts of common words; 16-64 is a range.")
+@click.option("--new-tokens", default="128", show_default=True, help="To write at most; 64-256 is a range.")
+@click.option("--ignore-eos", is_flag=True, help="Have texts written to their full length, where a server knows that.")
+@click.option("--stream/--no-stream", default=True, show_default=True, help="Stream texts, to see when tokens come.")
+@click.option("--pictures", type=click.IntRange(1), default=1, show_default=True, help="Of a request.")
+@click.option("--texts", type=click.IntRange(1), default=1, show_default=True, help="Of a request to classify.")
+@click.option(
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One more field of every request, like temperature=0.8; can be given more than once.",
+)
+@click.option(
+    "--objective",
+    metavar="BOUNDS",
+    help="Count requests within these seconds to the first token, per further token, in all: ttft:0.5,tpot:0.05,e2e:5.",
+)
+@click.option(
+    "--check",
+    metavar="N|all",
+    help="Requests of each level to repeat alone, to see whether load changes answers; 0 is none.  [default: 16]",
+)
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600, show_default=True, help="Seconds.")
+@click.option(
+    "--task",
+    type=click.Choice(["text", "image", "classify"]),
+    help="Of models whose server does not tell.  [default: text]",
+)
+@click.option(
+    "--api-key",
+    envvar="KAMISHIBAI_API_KEY",
+    help="Of the server; KAMISHIBAI_API_KEY hides it from a machine's other users.",
+)
+@click.option(
+    "--output", metavar="FOLDER", type=click.Path(path_type=Path), help="For results.json, a page and figures."
+)
+@click.option(
+    "--compare",
+    "comparison",
+    nargs=2,
+    metavar="FIRST SECOND",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Compare two results.json of one workload, instead.",
+)
+def bench(**options: Any) -> None:
+    """Measure the server at URL under load: rates, latencies, errors, and whether load changes answers.
+
+    It asks any server that speaks the OpenAI API. Tables come first, one line of JSON last.
+    """
+    from cli.bench.command import bench as bench_server
+
+    bench_server(**options)
 
 
 def tell(bundle: Any) -> None:

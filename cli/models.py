@@ -34,6 +34,7 @@ def list_models(root: Path) -> None:
     store = Store(root)
     rows: list[tuple[str, ...]] = [("MODEL", "VERSION", "TASK", "FAMILY", "SIZE", "VARIANTS", "LIMITS")]
     for name in store.names():
+        chosen = store.chosen(name)
         for version in store.versions(name):
             try:
                 manifest = store.open(name, version, only=()).manifest
@@ -44,10 +45,11 @@ def list_models(root: Path) -> None:
             limits = manifest.limits.model_dump(exclude_none=True)
             shown = ", ".join(f"{key} {value}" for key, value in limits.items())
             variants = ", ".join(variant.name for variant in manifest.variants)
-            shown_version = f"{version} (latest)" if version == store.latest(name) else str(version)
+            latest = f" (latest, as {chosen.variant})" if chosen and chosen.variant else " (latest)"
+            shown_version = f"{version}{latest if chosen and chosen.version == version else ''}"
             rows.append((name, shown_version, manifest.task, manifest.family, f"{size:.1f} MB", variants, shown))
     if len(rows) == 1:
-        click.echo(f"{root} holds no model. `kamishibai demo` makes three small ones.")
+        click.echo(f"{root} holds no model. `kamishibai demo` makes four small ones.")
         return
     print_table(rows)
 

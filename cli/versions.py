@@ -35,7 +35,7 @@ def verify(root: Path, models: tuple[str, ...]) -> None:
 def roll_back(root: Path, model: str, version: int | None) -> None:
     """Raises StoreError."""
     store = Store(root)
-    before = store.latest(model)
+    before = store.chosen(model)
     chosen = store.roll_back(model, version)
     click.echo(
         f"{model}@{chosen} is the latest again (it was {model}@{before}). Workers that run load it by themselves."

@@ -9,6 +9,7 @@ from logging.config import dictConfig
 from pathlib import Path
 
 from cli.devices import device_class, devices
+from cli.store_client import StoreClient
 from contracts.connection import connect
 from contracts.logs import configuration
 from contracts.settings import Settings, from_environment
@@ -16,6 +17,7 @@ from contracts.store import Store
 from workers.child import Child
 from workers.crews import Wanted
 from workers.parent import WorkerParent
+from workers.supply import Supply
 from workers.wanted import WantedModels
 
 
@@ -27,15 +29,23 @@ def run_worker(
     name: str | None,
     kv_bytes: int | None,
     variant: str | None,
+    store_from: str | None,
+    api_key: str | None,
+    candidate: bool,
 ) -> None:
     """Serve until SIGTERM. Raises StoreError if there is nothing to serve, ValueError for a bad URL of Redis."""
-    settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes)
+    settings = from_environment(store=store, redis_url=redis_url, kv_bytes=kv_bytes, store_from=store_from)
     name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     dictConfig(configuration(settings, worker=name))
     chosen, redis = devices(device)[0], connect(settings.redis_url)
-    wanted = WantedModels(Store(settings.store), models, variant, device_class(chosen), redis, name)
+    local = Store(settings.store)
+    supply = Supply(StoreClient(settings.store_from, api_key), local, models) if settings.store_from else None
+    if supply:
+        supply.begin()
+    wanted = WantedModels(local, models, variant, device_class(chosen), redis, name, supply)
     make_child = partial(_make_child, settings, chosen, name)
-    WorkerParent(settings.redis_url, name, wanted, make_child).run()
+    ready_file = Path(settings.ready_file) if settings.ready_file else None
+    WorkerParent(settings.redis_url, name, wanted, make_child, ready_file, candidate=candidate).run()
 
 
 def _make_child(settings: Settings, device: str, worker: str, wanted: Wanted) -> Child:

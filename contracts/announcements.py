@@ -11,6 +11,7 @@ from contracts import keys
 from contracts.bundle import Task
 from contracts.requests import MAX_SEED, Target
 
+FIRST_PAYLOADS = frozenset({"text:2", "image:1", "classify:1"})  # of workers that do not say
 Counter = Annotated[int, Field(ge=0, le=MAX_SEED)]  # what a metric can show
 Rate = Annotated[float, Field(ge=0)]
 HistogramName = Literal["batch_size", "call_seconds", "queue_seconds", "first_token_seconds", "between_tokens_seconds"]
@@ -68,6 +69,8 @@ class Announcement(_Frozen):
     device: str
     ready: bool
     models: tuple[ServedModel, ...]
+    payloads: frozenset[str] = FIRST_PAYLOADS  # that it reads
+    candidate: bool = False  # what it serves is not given to requests that leave the choice to us
     child_restarts: Counter = 0
 
 

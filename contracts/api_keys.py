@@ -22,7 +22,7 @@ from redis import Redis
 
 from contracts import keys
 
-Scope = Literal["infer", "admin"]
+Scope = Literal["infer", "worker", "admin"]
 
 _TEXT = re.compile(r"kmb_([0-9a-f]{12})_[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -33,7 +33,11 @@ Task = Literal["text", "image", "classify"]
 Format = Literal["pytorch", "torchscript", "pt2", "onnx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
+PROGRAMS: frozenset[str] = frozenset({"torchscript", "pt2"})  # formats of files with code, and the ends of their names
+REPORTS = {".gif": "image/gif", ".png": "image/png"}  # what training draws for people, by the end of its name
+
 GRAPHS: dict[Precision, str] = {"fp32": "fp32.onnx", "fp16": "fp16.onnx", "int8": "int8.onnx"}
+WRITERS: dict[Precision, str] = {"fp32": "fp32-writer.onnx", "int8": "int8-writer.onnx"}  # that draw tokens themselves
 
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # how large a difference is
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -132,6 +136,18 @@ class Manifest(_Frozen):
     example: Example
     provenance: Facts = {}
 
+    @property
+    def reports(self) -> list[str]:
+        """Files that nothing runs: pictures of the training, such as curves and samples."""
+        return sorted(name for name in self.files if Path(name).suffix in REPORTS)
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether a file of it is a program, which may do more than compute when it is loaded."""
+        return any(variant.format in PROGRAMS for variant in self.variants) or any(
+            Path(name).suffix.removeprefix(".") in PROGRAMS for name in self.files
+        )
+
     @field_validator("files")
     @classmethod
     def _plain_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
@@ -157,11 +173,9 @@ class Bundle:
         Raises StoreError with all faults at once.
         """
         try:
-            manifest = Manifest.model_validate_json(read_small(path / MANIFEST))
+            manifest = read_manifest(read_small(path / MANIFEST), str(path / MANIFEST))
         except OSError as error:
             raise StoreError(f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror})") from None
-        except ValidationError as error:
-            raise StoreError(f"{path / MANIFEST} is not a manifest: {describe(error, limit=20)}") from None
         faults = [
             fault
             for name, entry in manifest.files.items()
@@ -220,6 +234,14 @@ class Bundle:
         if self.manifest.tokenizer is None:
             raise StoreError(f"{self.path} has no tokenizer: its task is {self.manifest.task}")
         return self.manifest.tokenizer
+
+
+def read_manifest(content: bytes, place: str) -> Manifest:
+    """Raises StoreError that names the place it is from."""
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise StoreError(f"{place} is not a manifest: {describe(error, limit=20)}") from None
 
 
 def variant_name(format_: Format, precision: Precision) -> str:

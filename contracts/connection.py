@@ -13,6 +13,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from contracts.sentinel import SentinelUrl, connection_options
+
 TIMEOUT_SECONDS = 5.0
 MOST_CONNECTIONS = 32  # each is held for a round trip; who finds none free waits for one
 HEALTH_CHECK_SECONDS = 15
@@ -54,15 +56,17 @@ def _is_broken(connection: AbstractConnection) -> bool:
 def connect(url: str) -> Redis:
     """A client with bounded waits and no hidden retries: a transaction sent twice would put a job on its queue twice.
 
-    `url` is redis://, rediss:// or unix://. Replies stay bytes, as RQ expects. Raises ValueError for other URLs.
+    `url` is redis://, rediss://, unix://, or one of `contracts.sentinel`. Replies stay bytes, as RQ expects. Raises
+    ValueError for other URLs.
     """
-    pool = _Pool.from_url(
-        url,
-        max_connections=MOST_CONNECTIONS,
-        timeout=TIMEOUT_SECONDS,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=HEALTH_CHECK_SECONDS,
-    )
-    return Redis(connection_pool=pool)
+    options: dict[str, Any] = {
+        "max_connections": MOST_CONNECTIONS,
+        "timeout": TIMEOUT_SECONDS,
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": HEALTH_CHECK_SECONDS,
+    }
+    if (behind_sentinels := SentinelUrl.parse(url)) is None:
+        return Redis(connection_pool=_Pool.from_url(url, **options))
+    return Redis(connection_pool=_Pool(**connection_options(behind_sentinels, TIMEOUT_SECONDS), **options))

@@ -29,6 +29,7 @@ from contracts.requests import Request
 JOB_FUNCTION = "workers.tasks.perform"
 LOST_LEASES_ALLOWED = 3  # RQ's own cleanup fails a job whose lease has run out unless retries are left
 MAX_DATA_BYTES = 16 << 20  # of a job's data; a thousandth of that in zlib can stand for it
+SMALL_DATA_BYTES = 4096  # all that a window of 12 bits can look back to
 MOST_AT_ONCE = 64  # jobs in one round trip: Redis serves the others between two of them
 
 ENQUEUE = (
@@ -273,7 +274,15 @@ def pack(request: Request) -> bytes | BodyTooLarge:
     data = f'["{JOB_FUNCTION}",null,[{request.model_dump_json()}],{{}}]'.encode()
     if len(data) > MAX_DATA_BYTES:
         return BodyTooLarge(f"As a job the request has {len(data)} bytes, over {MAX_DATA_BYTES}; send less.")
-    return zlib.compress(data)
+    return _deflated(data)
+
+
+def _deflated(data: bytes) -> bytes:
+    """As zlib.compress does it, but short data with a small window: to get and clear the memory of the usual one, a
+    quarter of a megabyte, takes seven times as long as all the rest."""
+    window_bits, memory_level = (12, 5) if len(data) <= SMALL_DATA_BYTES else (zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL)
+    packer = zlib.compressobj(wbits=window_bits, memLevel=memory_level)
+    return packer.compress(data) + packer.flush()
 
 
 def _outcome(word: bytes, text: str, limits: OrderLimits) -> Accepted | KamishibaiError:

@@ -4,8 +4,10 @@ KamishibaiError                 status  code                  retryable
 ├── InvalidRequest                 400  invalid_value         no
 │   ├── BodyTooLarge               413  body_too_large        no
 │   ├── BodyTooSlow                408  body_too_slow         no
+│   ├── RangeNotSatisfiable        416  range_not_satisfiable no
 │   ├── IdempotencyConflict        422  idempotency_conflict  no
-│   └── DeadlineUnreachable        422  deadline_unreachable  no
+│   ├── DeadlineUnreachable        422  deadline_unreachable  no
+│   └── NewerRequest               503  newer_request         yes
 ├── Unauthenticated                401  invalid_api_key       no
 ├── Forbidden                      403  forbidden             no
 ├── NotFound                       404  not_found             no
@@ -88,8 +90,18 @@ class BodyTooSlow(InvalidRequest):
     status, code = 408, "body_too_slow"
 
 
+class RangeNotSatisfiable(InvalidRequest):
+    status, code = 416, "range_not_satisfiable"
+
+
 class IdempotencyConflict(InvalidRequest):
     status, code = 422, "idempotency_conflict"
+
+
+class NewerRequest(InvalidRequest):
+    """A job that a newer version of the product has made, while processes are upgraded one by one."""
+
+    status, code, type, retryable = 503, "newer_request", "server_error", True
 
 
 class DeadlineUnreachable(InvalidRequest):
@@ -173,7 +185,16 @@ class StoreError(Exception):
 
 _RECORDED: dict[str, type[KamishibaiError]] = {
     error.code: error
-    for error in (InvalidRequest, JobCancelled, JobExpired, EngineFailed, LeaseLost, JobTimedOut, NotReady)
+    for error in (
+        InvalidRequest,
+        NewerRequest,
+        JobCancelled,
+        JobExpired,
+        EngineFailed,
+        LeaseLost,
+        JobTimedOut,
+        NotReady,
+    )
 }
 
 

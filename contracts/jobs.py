@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from contracts import keys
 from contracts.enqueue import JOB_FUNCTION, MAX_DATA_BYTES, MOST_AT_ONCE, Accepted, Enqueuer
-from contracts.errors import InvalidRequest, JobExpired, KamishibaiError, NotFound, from_record
+from contracts.errors import InvalidRequest, JobExpired, KamishibaiError, NewerRequest, NotFound, from_record
 from contracts.lua import CLOCK, EXPIRE_TEXTS, IS, LEAVE, RING, TOLD, WEIGH, WHOLE
 from contracts.orders import NO_LIMITS, JobMeta, Order, OrderLimits
 from contracts.requests import (
@@ -119,7 +119,7 @@ class JobQueue:
         return _readable(job_id, fields, results)
 
     def read(self, job_id: str) -> JobRecord:
-        """Raises NotFound for an id that was never given out or has outlived its lifetime."""
+        """Raises NotFound for an id that was never given out or has outlived its lifetime, NewerRequest."""
         check_job_id(job_id)
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hmget(_job_key(job_id), *_FIELDS)
@@ -145,7 +145,7 @@ class JobQueue:
         return [job_id.decode() for job_id in found]
 
     def read_all(self, job_ids: list[str], known: Mapping[str, Request] | None = None) -> list[JobRecord]:
-        """Those of these jobs that exist. `known` are requests, by job, that need not be read again."""
+        """Those of these jobs that exist and can be read here. `known` are requests, by job, that need not be read."""
         records: list[JobRecord] = []
         for begin in range(0, len(job_ids), MOST_AT_ONCE):
             part = job_ids[begin : begin + MOST_AT_ONCE]
@@ -155,7 +155,7 @@ class JobQueue:
                     pipe.xrevrange(_results_key(job_id), count=1)
                 answers = pipe.execute(raise_on_error=False)
             for job_id, fields, results in zip(part, answers[::2], answers[1::2], strict=True):
-                with suppress(NotFound):
+                with suppress(NotFound, NewerRequest):
                     records.append(_readable(job_id, fields, results, (known or {}).get(job_id)))
         return records
 
@@ -169,6 +169,16 @@ class JobQueue:
                 statuses += pipe.execute()
         known = [None if each is None else each.decode(errors="replace") for each in statuses]
         return [None if each is None else _STATUS_OF_RQ.get(each) in ENDED for each in known]
+
+    def targets(self, job_ids: list[str]) -> dict[str, Target]:
+        """What those of these jobs that exist run on."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(_job_key(job_id), "origin")
+            queues = pipe.execute(raise_on_error=False)
+        read = ((job_id, queue) for job_id, queue in zip(job_ids, queues, strict=True) if isinstance(queue, bytes))
+        found = ((job_id, Target.of_queue(queue.decode(errors="replace"))) for job_id, queue in read)
+        return {job_id: target for job_id, target in found if target}
 
     def pictures(self, result: ImageResult) -> list[str]:
         """The files of a result in base64. Raises NotFound when they have outlived their lifetime."""
@@ -324,7 +334,8 @@ _FIELDS = ("status", "data", "created_at", "started_at", "ended_at", "origin", "
 
 
 def _readable(job_id: str, fields: Any, results: Any, request: Request | None = None) -> JobRecord:
-    """A job as Redis has answered. Raises NotFound for what is none of ours, ResponseError for another fault."""
+    """A job as Redis has answered. Raises NotFound for what is none of ours, NewerRequest, ResponseError for another
+    fault."""
     for answer in (fields, results):
         if isinstance(answer, ResponseError) and "WRONGTYPE" not in str(answer):
             raise answer
@@ -332,6 +343,8 @@ def _readable(job_id: str, fields: Any, results: Any, request: Request | None = 
         raise no_such_job(job_id)
     try:
         return _record(job_id, fields, results[0][1] if results else {}, request)
+    except NewerRequest:
+        raise
     except InvalidRequest:
         raise no_such_job(job_id) from None  # a job of somebody else's on the same Redis
 

@@ -25,6 +25,9 @@ kamishibai:janitor                    string  lock of the worker parent that loo
 kamishibai:unloaded                   set     models that no worker shall serve; an operator's word, which stays
 kamishibai:reloads                    hash    how often each model was to be read anew; likewise
 kamishibai:drained                    set     workers that shall take nothing; likewise
+kamishibai:shadows                    hash    what is compared with what, by model (contracts.shadows); likewise
+kamishibai:shadow_report:<model>      hash    what a comparison has found, in sums
+kamishibai:shadowing                  string  token of the clerk that compares
 kamishibai:keys                       hash    API keys by id, JSON (contracts.api_keys); only the operator writes it
 kamishibai:url_secret                 string  32 random bytes that sign URLs of pictures (server.picture_urls)
 
@@ -43,6 +46,8 @@ API_KEYS = PREFIX + "keys"
 UNLOADED = PREFIX + "unloaded"
 RELOADS = PREFIX + "reloads"
 DRAINED = PREFIX + "drained"
+SHADOWS = PREFIX + "shadows"
+SHADOWING = PREFIX + "shadowing"
 URL_SECRET = PREFIX + "url_secret"
 BATCHES = PREFIX + "batches"
 OPEN_BATCHES = PREFIX + "batches_open"
@@ -60,7 +65,12 @@ LOAD_SECONDS = 24 * 3600
 OWNER_SECONDS = 7 * 24 * 3600
 IDEMPOTENCY_SECONDS = 24 * 3600
 WEBHOOK_SECONDS = 24 * 3600  # after an attempt; the next one comes within 6 hours
+SHADOW_REPORT_SECONDS = 7 * 24 * 3600  # after the last thing that was found
 BATCH_SECONDS = 30 * 24 * 3600  # after its end; while it has not ended, its window comes on top
+
+
+def shadow_report(model: str) -> str:
+    return f"{PREFIX}shadow_report:{model}"
 
 
 def bell(engine: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contracts.requests import Count, Priority, Request
+from contracts.requests import WRITTEN, Count, Priority, Request
 
 MAX_META_BYTES = 1 << 16  # of RQ's `meta` of a job: all metadata that a client may give fits in
 MAX_IDEMPOTENCY_CHARACTERS = 255  # of what a client writes as a key
@@ -24,6 +24,7 @@ class JobMeta(BaseModel):
 
     owner: str | None = None  # id of the API key that made it; None: made while there were no keys
     request_id: Annotated[str, Field(pattern=f"^{REQUEST_ID.pattern}$")] | None = None  # of its HTTP request
+    payload: Annotated[str, Field(max_length=64)] | None = None  # what its request is called: who can read it
     work: Count = 0  # tokens or pictures, at most: what it weighs in its queue
     deadline: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # Unix seconds
     metadata: dict[str, str] | None = None  # the client's own words
@@ -78,6 +79,7 @@ class Order:
         return JobMeta(
             owner=self.owner,
             request_id=self.request_id,
+            payload=WRITTEN[self.request.task],
             work=self.request.work,
             deadline=self.deadline,
             metadata=self.metadata,

@@ -8,7 +8,7 @@ variant, a seed. A request can be run by any worker that serves its `target`, to
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Literal, cast
@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from contracts.errors import InvalidRequest, one_line
+from contracts.errors import InvalidRequest, NewerRequest, one_line
 
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 4
@@ -418,6 +418,32 @@ class JobBody(_Body):
     ) = None
 
 
+Candidate = Annotated[
+    str, Field(min_length=1, max_length=64, description="A version, or one with a variant, as in `2/onnx:int8`.")
+]
+
+
+class ShadowBody(_Body):
+    """Body of POST /v1/models/<name>/shadow."""
+
+    candidate: Candidate
+    share: Annotated[float, Field(gt=0, le=1, description="Of the requests, which are also run on the candidate.")] = (
+        0.1
+    )
+
+
+class PromoteBody(_Body):
+    """Body of POST /v1/models/<name>/promote, which may be absent."""
+
+    to: Annotated[Candidate, Field(description="The candidate of the comparison that runs, if absent.")] | None = None
+
+
+class RollbackBody(_Body):
+    """Body of POST /v1/models/<name>/rollback, which may be absent."""
+
+    to: Annotated[int, Field(ge=1, le=MAX_COUNT, description="A version; else what ran before.")] | None = None
+
+
 class BulkBody(_Frozen):
     """Body of POST /v1/jobs/bulk. Each job is a body of POST /v1/jobs, and is judged by itself."""
 
@@ -633,13 +659,47 @@ class ClassifyRequest(_Frozen):
 Request = TextRequest | ImageRequest | ClassifyRequest
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="task")])
 
+# A payload's name is its task and the number of its schema, which grows whenever its fields change in any way. Payloads
+# of the number before are read, too: workers of both share the queues while they are replaced one by one.
+_OLDER: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "text:1": lambda payload: payload | {"schema_version": 2}  # all of its fields mean the same
+}
+WRITTEN: dict[Literal["text", "image", "classify"], str] = {  # by task
+    "text": "text:2",
+    "image": "image:1",
+    "classify": "classify:1",
+}
+PAYLOADS = frozenset({*_OLDER, *WRITTEN.values()})
+
 
 def parse_request(payload: Any) -> Request:
-    """The request in a job's payload. Raises InvalidRequest for anything else."""
+    """The request in a job's payload. Raises NewerRequest for one that newer workers read, InvalidRequest for anything
+    else."""
+    name = _name_of(payload)
+    if name in _OLDER and name in PAYLOADS:
+        payload = _OLDER[name](payload)
+    elif _is_newer(name):
+        raise NewerRequest(
+            f"The job is for newer processes than this one: its payload is {name}, and this one reads"
+            f" {', '.join(sorted(PAYLOADS))}; upgrade it."
+        )
     try:
         return _REQUEST.validate_python(payload)
     except ValidationError as error:
         raise InvalidRequest(f"The job's payload is not a request this worker knows: {describe(error)}") from None
+
+
+def _name_of(payload: Any) -> str:
+    """Of a payload, as in PAYLOADS; empty for what has none."""
+    task, number = (payload.get("task"), payload.get("schema_version")) if isinstance(payload, dict) else (None, None)
+    return f"{task}:{number}" if isinstance(task, str) and type(number) is int else ""
+
+
+def _is_newer(name: str) -> bool:
+    """Whether it is a payload with a larger number than those that are read of its task."""
+    task, _, number = name.partition(":")
+    known = [int(each.removeprefix(f"{task}:")) for each in PAYLOADS if each.startswith(f"{task}:")]
+    return bool(known) and re.fullmatch("[1-9][0-9]{0,8}", number) is not None and int(number) > max(known)
 
 
 def describe(error: ValidationError, limit: int = 3) -> str:

@@ -28,7 +28,7 @@ class RunDescription(BaseModel):
 
     schema_version: Literal[1] = 1
     family: Family
-    task: Task
+    task: Task | Literal["masked"]  # the latter is language that a classifier begins with; it is not served
     config: dict[str, Any]  # the family's own; goes into the manifest as it is
     tokenizer: TokenizerKind | None = None
     hyperparameters: dict[str, Any]

@@ -20,6 +20,7 @@ CHOICES = {
     "log_requests": ("auto", "on", "off"),
     "keys": ("auto", "required"),
     "model_control": ("off", "on"),
+    "share_store": ("auto", "off", "on"),
     "without_worker": ("refuse", "accept"),
     "webhook_http": ("off", "on"),
     "webhook_private": ("off", "on"),
@@ -53,9 +54,12 @@ class Settings:
     kv_bytes: int = DEFAULT_KV_BYTES  # of KV cache in one worker, shared by its models
     step_seconds: float = 30.0  # an engine that has work and is silent for longer hangs, and is replaced
     load_seconds: float = 600.0  # the same while it loads and warms up
+    ready_file: str = ""  # which a worker touches every 3 s while it takes jobs; empty: none
     log_format: str = "text"  # or "json"
     log_requests: str = "auto"  # a line per request and job: "on", "off"; "auto" is on for JSON
     model_control: str = "off"  # or "on": routes with which admins load and unload models and drain workers
+    share_store: str = "auto"  # routes with which workers elsewhere pull models: "auto" where there are API keys
+    store_from: str = ""  # server whose models a worker pulls into its store; empty: none
     without_worker: str = "refuse"  # requests for a model of the store that no worker serves; or "accept" them
     keys: str = "auto"  # a server needs API keys once there are some; "required": even while Redis has none
     files: str = ""  # folder of uploaded files and of what batches write; empty: `.files` in the store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Draft:
     labels: Labels | None = None
     trained: bool = True  # whether somebody trained the weights: bounds of int8 mean nothing for others
     held_out: str | None = None  # text like that of the training, but not of it
+    reports: tuple[Path, ...] = ()  # pictures that the training has drawn, which come along
 
     def publish(self, store: Store, name: str, wishes: Wishes | None = None) -> Bundle:
         """Write the next version of model `name`, with the variants that are wished for and keep their bounds.
@@ -67,6 +69,8 @@ class Draft:
         }
         if len(kinds) > 1:
             fields |= self._more_variants(folder, fields, kinds[1:], wishes, held_out)
+        for report in self.reports:
+            shutil.copyfile(report, folder / report.name)
         return fields
 
     def _more_variants(

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from contracts.bundle import FP16_WEIGHTS, GRAPH_WEIGHTS, GRAPHS, INT8_WEIGHTS, WEIGHTS, Precision
 from export.onnx_graph import Graph
-from export.programs import fold_batch_norm
-from models.dcgan import DcganConfig, generator
+from models.dcgan import DcganConfig, fold_batch_norm, generator
 from models.noise import latents
 from models.weights import Weights, write_safetensors
 

@@ -24,7 +24,7 @@ class Graph:
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    _used_inside: set[str] = field(default_factory=set)  # by bodies
+    _used: set[str] = field(default_factory=set)  # names that nodes read, those of bodies included
 
     def input(self, name: str, element: int, shape: list[str | int]) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, element, shape))
@@ -74,12 +74,13 @@ class Graph:
     ) -> str:
         """Adds a node whose first output is called `name` and the others as in `more`. Returns `name`."""
         outputs = [name, *(more or [])]
+        self._used.update(inputs)
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
         return name
 
     def body(self) -> Graph:
         """A graph to be run by a node of this one, such as a loop. Its names must be others; weights are shared."""
-        return Graph(weights=self.weights)
+        return Graph(weights=self.weights, _used=self._used)
 
     def scan(self, body: Graph, inputs: list[str], outputs: list[str], *, read: int, written: int) -> None:
         """Runs a body once per place along the second side of the last `read` inputs.
@@ -97,12 +98,10 @@ class Graph:
             scan_input_axes=[1] * read,
             scan_output_axes=[1] * written,
         )
-        self._used_inside |= {name for node in body.nodes for name in node.input}
 
     def save(self, file: Path) -> None:
         """Writes the graph with the weights that it uses."""
-        used = {name for node in self.nodes for name in node.input} | self._used_inside
-        weights = [tensor for name, tensor in self.weights.items() if name in used]
+        weights = [tensor for name, tensor in self.weights.items() if name in self._used]
         graph = helper.make_graph(self.nodes, file.stem, self.inputs, self.outputs, initializer=weights)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), file)

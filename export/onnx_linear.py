@@ -1,8 +1,9 @@
 """Products with a weight matrix in an ONNX graph, in floating point or int8.
 
-In int8 every output of a weight and every row of activations has a scale of its own, its largest magnitude. Sums of
-integers are exact in any order, so that a row's bits cannot depend on the others; a scale per tensor, as ONNX Runtime's
-own dynamic quantisation has it, would let one row move another.
+In int8 every output of a weight and every row of activations has a scale of its own, its largest magnitude; activations
+that have a bound, such as the states of an LSTM, have that one for all rows. Sums of integers are exact in any order,
+so that a row's bits cannot depend on the others; a scale per tensor, as ONNX Runtime's own dynamic quantisation has it,
+would let one row move another.
 """
 
 from __future__ import annotations
@@ -55,16 +56,30 @@ class Linear:
         graph = self._graph
         if not self._int8:
             return graph.node("Gemm", [self._take(x, rows), weight], name, transB=1)
-        step = graph.constant("int8.step", TensorProto.FLOAT, 1 / _LEVELS)
-        # Unsigned times signed is what processors multiply fast: two signed factors take ten times as long.
-        zero = graph.constant("int8.zero", TensorProto.UINT8, _LEVELS + 1)
         magnitudes = graph.node("Abs", [x], f"{name}.magnitudes")
         largest = graph.node("ReduceMax", [magnitudes, graph.integers("columns", [-1])], f"{name}.largest")
         scaled = graph.node("Div", [x, largest], f"{name}.scaled")
-        integers = graph.node("QuantizeLinear", [scaled, step, zero], f"{name}.uint8")
-        operands = [self._take(integers, rows), f"{weight}.int8", step, f"{weight}.scale", zero]
-        product = graph.node("MatMulIntegerToFloat", operands, f"{name}.unscaled", CONTRIB)
+        product = self._multiply_levels(scaled, weight, f"{name}.unscaled", rows)
         return graph.node("Mul", [product, self._take(largest, rows)], name)
+
+    def multiply_bounded(self, x: str, weight: str, name: str, bias: str | None = None) -> str:
+        """As `multiply`, for x in [-1, 1], whose scale in int8 is that bound; a bias (outputs,) may be added."""
+        more = [bias] if bias else []
+        if not self._int8:
+            return self._graph.node("Gemm", [x, weight, *more], name, transB=1)
+        return self._multiply_levels(x, weight, name, more=more)
+
+    def _multiply_levels(
+        self, x: str, weight: str, name: str, rows: str | None = None, more: list[str] | None = None
+    ) -> str:
+        """The product in int8 of x (N, inputs) in [-1, 1]."""
+        graph = self._graph
+        step = graph.constant("int8.step", TensorProto.FLOAT, 1 / _LEVELS)
+        # Unsigned times signed is what processors multiply fast: two signed factors take ten times as long.
+        zero = graph.constant("int8.zero", TensorProto.UINT8, _LEVELS + 1)
+        integers = graph.node("QuantizeLinear", [x, step, zero], f"{name}.uint8")
+        operands = [self._take(integers, rows), f"{weight}.int8", step, f"{weight}.scale", zero, ""]
+        return graph.node("MatMulIntegerToFloat", [*operands, *(more or [])], name, CONTRIB)
 
     def _take(self, x: str, rows: str | None) -> str:
         return x if rows is None else self._graph.node("Gather", [x, rows], f"{x}.taken")

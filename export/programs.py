@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from contracts.bundle import Precision
 from models.bert import Bert, BertConfig
-from models.dcgan import generator
+from models.dcgan import fold_batch_norm, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel, input_weights, recurrent_weights
 from models.runtimes import LENGTH_STEP
@@ -50,17 +50,6 @@ def program(config: Config, weights: Weights, precision: Precision) -> tuple[nn.
 def _loaded(module: Module, weights: Weights, dtype: torch.dtype) -> Module:
     module.load_state_dict(weights)
     return module.to(dtype).eval().requires_grad_(False)
-
-
-def fold_batch_norm(layers: nn.Sequential) -> nn.Sequential:
-    """A generator whose batch norms have become scales and biases of the convolutions before them."""
-    folded: list[nn.Module] = []
-    for layer in layers:
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.ConvTranspose2d):
-            folded[-1] = nn.utils.fuse_conv_bn_eval(folded[-1], layer, transpose=True)
-        else:
-            folded.append(layer)
-    return nn.Sequential(*folded).eval().requires_grad_(False)
 
 
 class Gpt2Program(nn.Module):

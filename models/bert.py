@@ -106,12 +106,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """States (B, T, E) that attend where mask (B, 1, 1, T) is True -> (B, T, E)."""
+    def forward(self, x: Tensor, mask: Tensor, asked: int | None = None) -> Tensor:
+        """States (B, T, E), of which the `asked` first ones or all A = T attend where mask (B, 1, 1, T) is True ->
+        (B, A, E)."""
         texts, time, _ = x.shape
         parts = self.qkv(x).view(texts, time, 3, self.heads, self.size)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()  # each B H T D
-        scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.size)
+        scores = torch.matmul(q[:, :, :asked], k.transpose(-1, -2)) / math.sqrt(self.size)
         mixed = torch.matmul(scores.masked_fill(~mask, -torch.inf).softmax(-1), v)
         attended: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return attended
@@ -130,8 +131,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, config.epsilon)
         self._activate = HIDDEN_ACTIVATIONS[config.hidden_activation]
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self._drop(self.attention(x, mask)))
+    def forward(self, x: Tensor, mask: Tensor, asked: int | None = None) -> Tensor:
+        """States (B, T, E) -> those of the `asked` first tokens, or of all."""
+        x = self.norm1(x[:, :asked] + self._drop(self.attention(x, mask, asked)))
         normed: Tensor = self.norm2(x + self._drop(self.down(self._activate(self.up(x)))))
         return normed
 
@@ -139,8 +141,8 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-class Bert(nn.Module):
-    """Token and position embeddings -> norm -> blocks -> first token's state -> labels."""
+class Encoder(nn.Module):
+    """Token and position embeddings -> norm -> blocks -> states. What is made of the states comes with subclasses."""
 
     def __init__(self, config: BertConfig, dropout: float = 0.0) -> None:
         """`dropout` is for training."""
@@ -151,30 +153,45 @@ class Bert(nn.Module):
         self.positions = nn.Embedding(config.position_rows, config.width)
         self.norm = nn.LayerNorm(config.width, config.epsilon)
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.layers))
+
+    def initialise(self) -> None:
+        """Weights as BERT begins with."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def states(self, tokens: Tensor, lengths: Tensor, asked: int | None = None) -> Tensor:
+        """Tokens (B, T), of which the first lengths (B,) of each text count -> states (B, T, E), or only those of the
+        `asked` first tokens, which spares most of the last block."""
+        mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[:, None, None]  # B 1 1 T
+        x: Tensor = self.norm(self.tokens(tokens) + self.positions(self.config.positions(tokens)))
+        x = F.dropout(x, self.dropout, self.training)
+        for place, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, asked if place == len(self.blocks) else None)
+        return x
+
+
+class Bert(Encoder):
+    """Encoder -> first token's state -> labels."""
+
+    def __init__(self, config: BertConfig, dropout: float = 0.0) -> None:
+        """`dropout` is for training."""
+        super().__init__(config, dropout)
         self.pool = nn.Linear(config.width, config.width)
         self.head = nn.Linear(config.width, config.labels)
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+        self.initialise()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens (B, T), of which the first lengths (B,) of each text count -> logits (B, L)."""
-        return self.logits(self.read(tokens, lengths))
+        """Tokens (B, T), of which the first lengths (B,) of each text count -> logits (B, L), as training wants them:
+        soon. Their last bits may be other ones in another batch."""
+        return self.logits(self.states(tokens, lengths, asked=1)[:, 0])
 
     def read(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The states (B, E) of the first tokens, which have seen all of their texts."""
-        mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[:, None, None]  # B 1 1 T
-        x = self.norm(self.tokens(tokens) + self.positions(self.config.positions(tokens)))
-        x = F.dropout(x, self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, mask)
-        first: Tensor = x[:, 0]
-        return first
+        """The states (B, E) of the first tokens, which have seen all of their texts. Products of all rows keep the bits
+        of each in every batch."""
+        return self.states(tokens, lengths)[:, 0]
 
     def logits(self, first: Tensor) -> Tensor:
         """First tokens' states (B, E) -> logits (B, L)."""

@@ -34,3 +34,20 @@ def draw_few(
     cdf = weights.masked_fill(weights < border, 0.0).gather(-1, order).cumsum(-1)
     place = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).clamp(max=tokens.shape[-1] - 1)
     return tokens.gather(-1, order.gather(-1, place))[:, 0], valid[:, 0]
+
+
+def keep_few(scores: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """What rows are drawn from: weights (rows, vocabulary) fp32, 0 for what top-k, top-p and min-p leave out.
+
+    For CUDA graphs: shapes do not depend on settings, and the device is not asked. `scores` (rows, vocabulary) fp32
+    have been divided by the temperature; settings (rows, 1). A `top_k` of 0 keeps all, and the row's bits as they are;
+    the others are MOST_CANDIDATES at most, and whoever has a `top_p` or `min_p` has one. All that tie are kept.
+    """
+    likeliest = scores.topk(min(MOST_CANDIDATES, scores.shape[-1]))
+    last = likeliest.values.gather(-1, (top_k.clamp(max=likeliest.values.shape[-1]) - 1).clamp(min=0))
+    weights = scores.masked_fill(scores < last.masked_fill(top_k == 0, -torch.inf), -torch.inf).softmax(-1)
+    largest = weights.gather(-1, likeliest.indices)
+    mass_before = largest.cumsum(-1, dtype=torch.float64) - largest
+    place = ((mass_before < top_p).sum(-1, keepdim=True) - 1).clamp(min=0)  # of NaN none are kept
+    border = torch.maximum(largest.gather(-1, place).masked_fill(top_p >= 1, 0.0), largest[:, :1] * min_p)
+    return weights.masked_fill(weights < border, 0.0)

@@ -68,6 +68,17 @@ def discriminator(config: DcganConfig, *, batch_norm: bool = True) -> nn.Sequent
     return nn.Sequential(*layers, nn.Conv2d(before, 1, 4, 1, 0, bias=False), nn.Flatten())
 
 
+def fold_batch_norm(layers: nn.Sequential) -> nn.Sequential:
+    """A generator whose batch norms have become scales and biases of the convolutions before them."""
+    folded: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.ConvTranspose2d):
+            folded[-1] = nn.utils.fuse_conv_bn_eval(folded[-1], layer, transpose=True)
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded).eval().requires_grad_(False)
+
+
 def to_pixels(pictures: Tensor) -> Tensor:
     """Pictures (B, channels, H, W) in [-1, 1] -> uint8 (B, H, W, channels)."""
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -6,12 +6,14 @@ Letters in shapes: B batch, R rows, T time, C context, H heads, D head size, E w
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contracts.sizes import check_sizes
 
@@ -54,6 +56,12 @@ class KvCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
+    def part(self, first: int, slots: int) -> KvCache:
+        """Some of the slots, in the same memory."""
+        part = copy(self)
+        part.keys, part.values = self.keys[:, first : first + slots], self.values[:, first : first + slots]
+        return part
+
     def copy(self, source: int, targets: list[int], begin: int, end: int) -> None:
         """Give other slots what one slot holds at positions begin to end."""
         for cache in (self.keys, self.values):
@@ -95,6 +103,21 @@ class Attention(nn.Module):
         """(R, H, T, D) -> (R, T, E)."""
         merged: Tensor = self.out(x.transpose(1, 2).flatten(2))
         return merged
+
+
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """As `Attention.attend`, with what is added to the scores for a mask; on a GPU in one kernel.
+
+    That kernel goes through the positions in one order, and masked ones add exact zeros: a longer padding should leave
+    a row's bits as they are. The probe looks.
+    """
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(q, k, v, bias)
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0 where attention is allowed, else minus infinity."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
 class Block(nn.Module):
@@ -179,21 +202,48 @@ class Gpt2(nn.Module):
 
         R is at least 4, and attention is a plain masked product over a padded length: on the CPUs measured a row's bits
         then do not depend on R, on the padding or on its neighbours. (Fused SDPA with one query does not keep that.)
-        `longest` is the largest position, known to the caller without asking the device.
+        `longest` is the largest position, known to the caller without asking the device. On a GPU attention is fused.
         """
+        return self.step(cache, tokens, positions, padded_length(longest + 1, self.config.context_tokens))
+
+    def step(self, cache: KvCache, tokens: Tensor, positions: Tensor, length: int) -> Tensor:
+        """As `decode`, of shapes that `length` alone fixes, which no position is beyond: what a CUDA graph can hold."""
         rows = torch.arange(tokens.shape[0], device=tokens.device)
-        length = padded_length(longest + 1, self.config.context_tokens)
         mask = (torch.arange(length, device=tokens.device)[None, :] <= positions[:, None])[:, None, None, :]  # R 1 1 T
         x = self.embed(tokens[:, None], positions[:, None])
+        bias = _bias(mask, x.dtype) if x.is_cuda else None
         for layer, block in enumerate(self.each_block()):
             q, k, v = block.attention.split(block.norm1(x))
             cache.keys[layer, rows, :, positions] = k[:, :, 0]
             cache.values[layer, rows, :, positions] = v[:, :, 0]
             keys = cache.keys[layer, : len(rows), :, :length]
             values = cache.values[layer, : len(rows), :, :length]
-            x = x + block.attention.merge(block.attention.attend(q, keys, values, mask))
+            if bias is None:
+                mixed = block.attention.attend(q, keys, values, mask)
+            else:
+                mixed = attend_fused(q, keys, values, bias)
+            x = x + block.attention.merge(mixed)
             x = x + block.feed_forward(x)
         return self.logits(x[:, 0])
+
+    def read(self, cache: KvCache, slots: Tensor, tokens: Tensor, starts: Tensor, length: int) -> Tensor:
+        """As `prefill`, of shapes that `length` and the number of chunks fix: slots (N,), tokens (N, T), starts (N,).
+
+        Each token attends over `length` positions, those behind it masked. No chunk ends beyond `length`. Chunks of one
+        slot must be equal.
+        """
+        positions = starts[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # N T
+        mask = (torch.arange(length, device=tokens.device) <= positions[:, :, None])[:, None]  # N 1 T S
+        bias = _bias(mask, cache.keys.dtype)
+        x = self.embed(tokens, positions)
+        for layer, block in enumerate(self.each_block()):
+            q, k, v = block.attention.split(block.norm1(x))
+            cache.keys[layer, slots[:, None], :, positions] = k.transpose(1, 2)
+            cache.values[layer, slots[:, None], :, positions] = v.transpose(1, 2)
+            keys, values = (part[layer, :, :, :length].index_select(0, slots) for part in (cache.keys, cache.values))
+            x = x + block.attention.merge(attend_fused(q, keys, values, bias))
+            x = x + block.feed_forward(x)
+        return x
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

@@ -104,7 +104,7 @@ class LstmLanguageModel(nn.Module):
         chosen = active.to(tokens.device, non_blocking=True)
         for time, everywhere in enumerate(active.all(0).tolist()):
             stepped = self.step(tokens[:, time], state)
-            state = stepped if everywhere else _chosen(chosen[:, time, None], stepped, state)
+            state = stepped if everywhere else chosen_state(chosen[:, time, None], stepped, state)
             hidden.append(state[-1][0])
         logits: Tensor = self.head(torch.stack(hidden, 1).flatten(0, 1)[wanted])
         return logits, state
@@ -126,7 +126,7 @@ class LstmLanguageModel(nn.Module):
         return weight.t()[tokens] + bias
 
 
-def _chosen(active: Tensor, after: State, before: State) -> State:
+def chosen_state(active: Tensor, after: State, before: State) -> State:
     """The new state where `active` (rows, 1), else the old one."""
     return [
         (torch.where(active, new_h, h), torch.where(active, new_c, c))

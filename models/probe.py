@@ -1,14 +1,15 @@
 """The start-up probe: does a row keep its bits whatever bucket, slot and company it is in?
 
-One text is read and decoded in every row bucket at several slots, among neighbours with other tokens and lengths; one
-picture is drawn, and texts are classified, at several places of every batch size. Everything is compared bit for bit
-with the smallest batch. In one of the first slots the text is also read together with those before it.
+One text is read, decoded and written in every row bucket at several slots, among neighbours with other tokens and
+lengths; one picture is drawn, and texts are classified, at several places of every batch size. Everything is compared
+bit for bit with the smallest batch. In one of the first slots the text is also read together with those before it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +20,15 @@ from models.runtimes import (
     Chunk,
     ClassifyBackend,
     ImageBackend,
+    Steps,
     TextBackend,
     length_bucket,
     most_texts,
-    row_bucket,
+    row_buckets,
 )
 
 _STEPS = 2
+_WRITTEN = 3  # steps after those, for a backend that writes
 _PROMPT_TOKENS = PREFILL_CHUNK + 8  # two chunks
 _MOST_PICTURES = 64
 _MOST_COMPANY = 4  # prompts that are read together here: every one costs a start some time
@@ -45,13 +48,14 @@ class Probe:
 @torch.inference_mode()
 def probe_text(backend: TextBackend, context_tokens: int | None) -> Probe:
     """Probe every row bucket of a text backend whose slots are all free."""
-    length = min(_PROMPT_TOKENS, (context_tokens or _PROMPT_TOKENS + _STEPS) - _STEPS)
+    steps = _STEPS + (_WRITTEN if backend.writer else 0)
+    length = min(_PROMPT_TOKENS, (context_tokens or _PROMPT_TOKENS + steps) - steps)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(backend.vocabulary_size, (length + _STEPS,), generator=generator).tolist()
     farthest = (context_tokens or 1) - 1
     alone = _decode(backend, tokens, backend.smallest_rows, 0, 0)
     equal = {}
-    for rows in _buckets(backend.smallest_rows, backend.slots):
+    for rows in row_buckets(backend.slots, backend.smallest_rows):
         for slot in sorted({0, rows // 2, rows - 1}):
             # A distant neighbour changes the length that attention is padded to.
             equal[rows, slot] = torch.equal(_decode(backend, tokens, rows, slot, farthest), alone)
@@ -106,23 +110,26 @@ def _probe_bucket(backend: ClassifyBackend, bucket: int, most: int) -> dict[tupl
     return equal
 
 
-def _buckets(smallest: int, slots: int) -> list[int]:
-    return sorted({row_bucket(rows, slots, smallest) for rows in range(1, slots + 1)})
-
-
 def _decode(backend: TextBackend, tokens: list[int], rows: int, slot: int, farthest: int) -> Tensor:
-    """Read and decode the probe's text in one slot: logits (steps, vocabulary)."""
+    """Read, decode and write the probe's text in one slot: logits (steps, vocabulary)."""
     prompt, fed = tokens[:-_STEPS], tokens[-_STEPS:]
     backend.reset(slot)
     for start in range(0, len(prompt), PREFILL_CHUNK):
         part = prompt[start : start + PREFILL_CHUNK]
         strangers = [Chunk(other, start, part[::-1]) for other in (range(slot) if slot < _MOST_COMPANY else ())]
         backend.prefill([*strangers, Chunk(slot, start, part)])
+    others = [[(7 * row + step) % backend.vocabulary_size for row in range(rows)] for step in range(_STEPS + 2)]
+    places = [(farthest * row) // rows for row in range(rows)]
+    active = [row == slot or row % 3 > 0 for row in range(rows)]
     seen = []
     for step, token in enumerate(fed):
-        others = [(7 * row + step) % backend.vocabulary_size for row in range(rows)]
-        places = [(farthest * row) // rows for row in range(rows)]
-        others[slot], places[slot] = token, len(prompt) + step
-        active = [row == slot or row % 3 > 0 for row in range(rows)]
-        seen.append(backend.decode(others, places, active)[slot].clone())
+        others[step][slot], places[slot] = token, len(prompt) + step
+        seen.append(backend.decode(others[step], places, active)[slot].clone())
+    if backend.writer:
+        # Several steps leave their bits in the slot; the logits of a single one show them.
+        for step, position, count in ((_STEPS, len(tokens), _WRITTEN - 1), (_STEPS + 1, len(tokens) + _WRITTEN - 1, 1)):
+            drawn = Steps(np.full((rows, count), 0.5), np.ones(rows, np.float32))
+            others[step][slot], places[slot] = fed[0], position
+            logits = backend.writer.write(others[step], places, active, drawn).logits
+        seen.append(logits[slot].clone())
     return torch.stack(seen)

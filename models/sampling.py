@@ -13,7 +13,7 @@ only the candidate that it belongs to, not the places of all that come after.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from models.candidates import MOST_CANDIDATES, draw_few
 from models.cdf import invert_cdf
 from models.noise import candidate_keys, gumbel, uniforms
+from models.runtimes import GREEDY_TEMPERATURE, ShortLists, Steps
 
 COLDEST = 1e-6  # below this temperature only the likeliest token is drawn; logits divided by it would leave fp32
 _STEPS_AHEAD = 32  # making noise costs per call, hardly per number
@@ -53,6 +54,16 @@ class RowSampling:
     @property
     def greedy(self) -> bool:
         return self.temperature < COLDEST
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but the temperature shapes what is drawn from."""
+        return self == RowSampling(self.temperature, ending_tokens=self.ending_tokens, seed=self.seed, row=self.row)
+
+    @property
+    def listed(self) -> bool:
+        """Whether it is plain, but for a short list of candidates that a writer on a device can draw from."""
+        return 0 < self.top_k <= MOST_CANDIDATES and replace(self, top_k=0, top_p=1.0, min_p=0.0).plain
 
     @property
     def few(self) -> int:
@@ -132,6 +143,37 @@ class BatchSampling:
         self._used += 1
         for constraint in self._constraints:
             constraint.observe(tokens)
+
+
+class PlainSampling:
+    """What a writer needs to know of its rows, which are plain, or else have short lists: made when the batch changes,
+    told of the steps that were made."""
+
+    def __init__(self, rows: Sequence[RowState | None]) -> None:
+        """`rows[i]` is None where row i is not written; it gets a likeliest token that nobody reads."""
+        states = [row or RowState(RowSampling()) for row in rows]
+        settings = [state.sampling for state in states]
+        self._greedy = np.asarray([[row.greedy] for row in settings])
+        self._temperatures = np.asarray(
+            [GREEDY_TEMPERATURE if row.greedy else row.temperature for row in settings], np.float32
+        )
+        self._short_lists = None
+        if any(row.top_k for row in settings):
+            self._short_lists = ShortLists(
+                np.asarray([row.top_k for row in settings]),
+                np.asarray([row.top_p for row in settings]),
+                np.asarray([row.min_p for row in settings], np.float32),
+            )
+        self._seeds = np.asarray([[row.seed] for row in settings], dtype=np.uint64)
+        self._rows = np.asarray([[row.row] for row in settings], dtype=np.uint64)
+        self._indices = np.asarray([[len(state.output)] for state in states], dtype=np.uint64)
+
+    def next(self, count: int) -> Steps:
+        """The coming steps, which it takes for made."""
+        coming = np.add(self._indices, np.arange(count, dtype=np.uint64), dtype=np.uint64)
+        self._indices += np.uint64(count)
+        noise = np.where(self._greedy, 0.0, uniforms(self._seeds, self._rows, coming))
+        return Steps(noise, self._temperatures, self._short_lists)
 
 
 def draw(logits: Tensor, batch: BatchSampling) -> Tensor:

@@ -16,16 +16,26 @@ from contracts.api_keys import ApiKey, ApiKeys, Scope, key_id
 from contracts.errors import Forbidden, Unauthenticated
 from contracts.orders import OrderLimits
 from contracts.settings import Settings
+from server import page_files
 
 CACHE_SECONDS = 1.0  # a revoked key works for this much longer at most
 RETRY_SECONDS = 1.0
 PROBES = frozenset({"operations.health", "operations.readiness"})  # load balancers hold no keys
-OPEN_ENDPOINTS = PROBES | {"images.read_picture"}  # whose URL is signed
+PAGE = frozenset({"page.read_page_file", "page.read_page_library"})  # the same for all; what they show needs a key
+OPEN_ENDPOINTS = PROBES | PAGE | {"images.read_picture"}  # whose URL is signed
 SCOPE_OF_ENDPOINT: dict[str | None, Scope] = {  # all others: infer
+    "bundles.list_bundles": "worker",
+    "bundles.read_bundle_manifest": "worker",
+    "bundles.read_bundle_file": "worker",
     "operations.metrics": "admin",
     "control.load_model": "admin",
     "control.unload_model": "admin",
     "control.reload_model": "admin",
+    "control.begin_shadow": "admin",
+    "control.read_shadow": "admin",
+    "control.stop_shadow": "admin",
+    "control.promote_model": "admin",
+    "control.roll_back_model": "admin",
     "control.list_workers": "admin",
     "control.drain_worker": "admin",
     "control.resume_worker": "admin",
@@ -61,7 +71,7 @@ class Access:
 
     def admit(self) -> None:
         """Let the current request in, as `caller()` then says. Raises Unauthenticated, Forbidden, redis.RedisError."""
-        if request.endpoint in OPEN_ENDPOINTS:
+        if request.endpoint in OPEN_ENDPOINTS or page_files.is_asked_for():
             return
         keys = self._current_keys()
         if keys is None:

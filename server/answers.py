@@ -352,6 +352,9 @@ class Model(TypedDict):
     ]
     labels: NotRequired[Labels]
     prompt_fields: NotRequired[PromptFields]
+    reports: NotRequired[
+        Annotated[list[str], Field(description="Pictures of its training, to read under `/v1/models/<name>/reports/`.")]
+    ]
 
 
 class ModelList(TypedDict):
@@ -382,6 +385,96 @@ class Controlled(TypedDict):
     id: str
     object: Literal["model", "worker"]
     asked: Control
+
+
+class Bundle(TypedDict):
+    """A version of a model in the server's store."""
+
+    id: Annotated[str, Field(description="As `name@version`.")]
+    object: Literal["bundle"]
+    model: str
+    version: Version
+    digest: Annotated[str, Field(description="SHA-256 of its manifest, which has those of all files.")]
+    bytes: Annotated[int, Field(ge=0, description="Of all files.")]
+    latest: Annotated[bool, Field(description="Whether new requests run on it.")]
+    variant: Annotated[str | None, Field(description="In which, where one was promoted.")]
+
+
+class BundleList(TypedDict):
+    object: Literal["list"]
+    data: list[Bundle]
+
+
+class ShadowRequests(TypedDict):
+    drawn: Annotated[int, Field(description="Of the live version's, those that fell to the share.")]
+    compared: int
+    equal: Annotated[int, Field(description="In everything that a client is sent.")]
+    dropped: Annotated[int, Field(description="There was no room for them, or they could not be run again.")]
+    live_failed: int
+    candidate_failed: int
+
+
+class ShadowParts(TypedDict):
+    """Texts, pictures or classified texts. What cannot be measured of them is null."""
+
+    compared: int
+    equal: int
+    agreement: Annotated[
+        float | None, Field(description="Of texts, the mean share of equal leading tokens; of labels, of equal ones.")
+    ]
+    difference: Annotated[
+        float | None, Field(description="Mean, of pixels from 0 to 1, or of the probability that differs most.")
+    ]
+    largest_difference: float | None
+
+
+class ShadowDivergence(TypedDict):
+    """KL(live || candidate), in nats per token; docs/operations.md says what of."""
+
+    tokens: int
+    mean: float | None
+    deviation: float | None
+    largest: float | None
+
+
+class ShadowSpeed(TypedDict):
+    """Means, in seconds."""
+
+    wait_seconds: Annotated[float | None, Field(description="In the queue; copies wait behind everything.")]
+    run_seconds: float | None
+    seconds_per_unit: Annotated[float | None, Field(description="Of running, by token, picture or text.")]
+    first_token_seconds: Annotated[float | None, Field(description="From the start, of all jobs that its workers ran.")]
+
+
+class ShadowSpeeds(TypedDict):
+    live: ShadowSpeed
+    candidate: ShadowSpeed
+
+
+class Shadow(TypedDict):
+    """A comparison of two versions or variants under traffic."""
+
+    id: Annotated[str, Field(description="The model's name.")]
+    object: Literal["shadow"]
+    running: bool
+    live: Annotated[str, Field(description="As `name@version/variant`.")]
+    candidate: str
+    share: float
+    begun_at: int
+    requests: ShadowRequests
+    parts: ShadowParts
+    divergence: ShadowDivergence
+    speed: ShadowSpeeds
+
+
+class Choice(TypedDict):
+    """What new requests run on."""
+
+    id: Annotated[str, Field(description="The model's name.")]
+    object: Literal["model"]
+    version: int
+    variant: Annotated[str | None, Field(description="Null: the one that workers choose.")]
+    before: Annotated[str | None, Field(description="What they ran on.")]
 
 
 class Health(TypedDict):

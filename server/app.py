@@ -12,6 +12,7 @@ from server import traffic
 from server.failures import error_response
 from server.routes import (
     batches,
+    bundles,
     classifications,
     completions,
     control,
@@ -20,6 +21,7 @@ from server.routes import (
     jobs,
     models,
     operations,
+    page,
     webhooks,
 )
 from server.services import EXTENSION, assemble, services
@@ -37,7 +39,20 @@ def create_app(settings: Settings, connection: Redis | None = None, place: Place
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json = _json_in_order(app)
     app.extensions[EXTENSION] = assemble(settings, connection or connect(settings.redis_url), place)
-    for module in (completions, images, classifications, models, jobs, files, batches, webhooks, operations, control):
+    for module in (
+        completions,
+        images,
+        classifications,
+        models,
+        bundles,
+        jobs,
+        files,
+        batches,
+        webhooks,
+        operations,
+        page,
+        control,
+    ):
         app.register_blueprint(module.blueprint)
     app.register_error_handler(Exception, error_response)
     app.before_request(traffic.begin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,11 +12,11 @@ import gevent
 from redis import Redis
 
 from contracts.announcements import Announcement, EngineCounters, ServedModel, read_announcements
-from contracts.bundle import MANIFEST, TOKENIZER, Manifest, Task
+from contracts.bundle import DEFAULT_VARIANT, MANIFEST, TOKENIZER, Manifest, Task
 from contracts.controls import unloaded_models
-from contracts.errors import InvalidRequest, NotReady, StoreError, UnknownModel
-from contracts.requests import Target
-from contracts.store import Store, split_name
+from contracts.errors import InvalidRequest, NotFound, NotReady, StoreError, UnknownModel
+from contracts.requests import WRITTEN, Target
+from contracts.store import Chosen, Store, split_name
 from contracts.tokenizers import EncoderTokenizer, Tokenizer
 
 CACHE_SECONDS = 1.0
@@ -91,6 +92,20 @@ class Catalogue:
             )
         return entry
 
+    def targets(self, name: str) -> list[Target]:
+        """All that ready workers serve of a model."""
+        self._refresh()
+        found = {served.target for _, served in self._offers() if served.target.model == name}
+        return sorted(found, key=lambda target: (target.version, target.variant))
+
+    def served(self, target: Target) -> CatalogueEntry:
+        """What a ready worker serves. Raises NotReady."""
+        self._refresh()
+        for _, served in self._offers():
+            if served.target == target:
+                return self._open(served)
+        raise self._not_served(f"{target.model}@{target.version}")
+
     def entries(self) -> list[CatalogueEntry]:
         """All models that can be asked for, by name, in their latest versions."""
         self._refresh()
@@ -99,6 +114,19 @@ class Catalogue:
             with suppress(NotReady):
                 found.append(self._open(served))
         return found
+
+    def read_report(self, entry: CatalogueEntry, file: str) -> bytes:
+        """A picture of the model's training. Raises NotFound for one that its bundle does not have, or no longer as it
+        was written."""
+        if file not in entry.manifest.reports:
+            reports = ", ".join(entry.manifest.reports) or "none"
+            raise NotFound(f"{entry.target.model} has no report {file[:80]!r}; it has: {reports}", param="file")
+        try:
+            bundle = self._store.open(entry.target.model, entry.target.version, only=(file,))
+            return (bundle.path / file).read_bytes()
+        except (StoreError, OSError) as error:
+            log.error("%s of %s cannot be read: %s", file, entry.target.model, error)
+            raise NotFound(f"{file} of {entry.target.model} cannot be read; the server's log says why.") from None
 
     def check_known(self, name: str) -> None:
         """Raises UnknownModel for a name that neither the store nor a worker has."""
@@ -128,24 +156,28 @@ class Catalogue:
             return
         self._announcements = read_announcements(self._redis)
         self._unloaded = unloaded_models(self._redis)
-        versions: dict[str, dict[int, ServedModel]] = {}
-        for announcement in self._announcements:
-            for served in announcement.models if announcement.ready else ():
-                versions.setdefault(served.target.model, {}).setdefault(served.target.version, served)
+        models: dict[str, list[tuple[bool, ServedModel]]] = {}  # with whether it serves for comparison only
+        for candidate, served in self._offers():
+            models.setdefault(served.target.model, []).append((candidate, served))
         self._served = {}
-        for name, by_version in versions.items():
-            if name in self._unloaded:
-                continue  # workers end what they have of it
-            self._served |= {f"{name}@{version}": served for version, served in by_version.items()}
-            self._served[name] = by_version.get(self._latest_version(name)) or by_version[max(by_version)]
+        for name, offers in models.items():
+            if name not in self._unloaded:  # workers end what they have of it
+                self._served |= _choices(name, offers, self._chosen(name))
         self._read_at = now
 
-    def _latest_version(self, name: str) -> int:
-        """0 if this server's store cannot say."""
+    def _offers(self) -> Iterator[tuple[bool, ServedModel]]:
+        """What ready workers serve that read the jobs of this server, with whether they do it for comparison only."""
+        for announcement in self._announcements:
+            for served in announcement.models if announcement.ready else ():
+                if WRITTEN[served.task] in announcement.payloads:
+                    yield announcement.candidate, served
+
+    def _chosen(self, name: str) -> Chosen | None:
+        """None if this server's store cannot say."""
         try:
-            return self._store.latest(name) or 0
+            return self._store.chosen(name)
         except (StoreError, OSError):
-            return 0
+            return None
 
     def _unserved(self, name: str | None) -> CatalogueEntry:
         """A model of the store, which the next worker will run as bundles are run by default. Raises UnknownModel,
@@ -156,15 +188,27 @@ class Catalogue:
             model, version = split_name(name)
             if model in self._unloaded:
                 raise self._not_served(name)
-            return self._read_bundle(self._store.open(model, version, only=()).target())
+            bundle, chosen = self._store.open(model, version, only=()), self._chosen(model)
+            promoted = chosen.variant if chosen and chosen.version == bundle.manifest.version else None
+            return self._read_bundle(bundle.target(promoted or DEFAULT_VARIANT))
         except StoreError:
             raise self._not_served(name) from None
 
     def _not_served(self, name: str | None) -> NotReady | UnknownModel:
+        if name is not None and self._served_by_older_workers(name.partition("@")[0]):
+            return NotReady(
+                f"The workers that serve {name!r} are older than this server and cannot read its jobs; upgrade them.",
+                param="model",
+            )
         if name is None or name in self._known() or self._stored(name):
             what = "such a model" if name is None else f"{name!r}"
             return NotReady(f"No ready worker serves {what}; start one or try again in a moment.", param="model")
         return self._unknown(name)
+
+    def _served_by_older_workers(self, model: str) -> bool:
+        ready = (each for each in self._announcements if each.ready)
+        found = ((each, served) for each in ready for served in each.models if served.target.model == model)
+        return any(WRITTEN[served.task] not in each.payloads for each, served in found)
 
     def _unknown(self, name: str) -> UnknownModel:
         known = ", ".join(sorted(self._known())) or "none yet"
@@ -204,6 +248,21 @@ class Catalogue:
             tokenizer=bundle.tokenizer() if bundle.manifest.task == "text" else None,
             encoder=bundle.encoder_tokenizer() if bundle.manifest.task == "classify" else None,
         )
+
+
+def _choices(name: str, offers: list[tuple[bool, ServedModel]], chosen: Chosen | None) -> dict[str, ServedModel]:
+    """What serves requests for `name` and for each `name@version`. A candidate serves those that name its version,
+    and the others once it is what the store has chosen."""
+    exact = [served for _, served in offers if chosen and chosen == (served.target.version, served.target.variant)]
+    plain = [served for candidate, served in offers if not candidate]
+    found: dict[str, ServedModel] = {}
+    for served in [*exact, *plain, *(served for _, served in offers)]:  # the first of a version serves it
+        found.setdefault(f"{name}@{served.target.version}", served)
+    latest = [served for served in plain if chosen and served.target.version == chosen.version]
+    newest = sorted(plain, key=lambda served: -served.target.version)
+    if choice := next(iter([*exact, *latest, *newest]), None):
+        found[name] = choice
+    return found
 
 
 def _encode(tokenizer: Tokenizer | EncoderTokenizer, texts: list[str]) -> list[list[int]]:

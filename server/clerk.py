@@ -1,7 +1,7 @@
-"""The clerk: a process that carries batches out and sends webhooks. Any number of them may run on one Redis; a batch
-has one at a time.
+"""The clerk: a process that carries batches out, sends webhooks and compares versions. Any number of them may run on
+one Redis; a batch has one at a time.
 
-It holds nothing that is not in Redis or on disk, so it may die at any moment.
+It holds nothing that is not in Redis or on disk, but for comparisons under way, so it may die at any moment.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from server.batch_run import BatchRun, Desk
 from server.batches import Batches
 from server.catalogue import Catalogue
 from server.files import FileStore
+from server.shadowing import Shadowing
 from server.webhook_addresses import WebhookAddresses
 from server.webhook_queue import WebhookQueue
 from server.webhook_secrets import WebhookSecrets
@@ -65,6 +66,7 @@ class Clerk:
         self._webhooks = WebhookSender(
             WebhookQueue(connection), jobs, WebhookSecrets(connection), WebhookAddresses(settings)
         )
+        self._shadowing = Shadowing(settings, connection, jobs, catalogue)
         self._running: dict[str, str] = {}  # batch id -> owner
         self._not_before: dict[str, float] = {}  # batch id -> monotonic seconds, of those that could not go on
         self._tidy_at = 0.0
@@ -74,6 +76,10 @@ class Clerk:
         """Until it is to stop. Batches are then left to the next clerk."""
         webhooks = threading.Thread(target=self._webhooks.run, args=(self._stopping.is_set,), name="webhooks")
         webhooks.start()
+        shadowing = threading.Thread(
+            target=self._shadowing.run, args=(self._stopping.is_set, self._stopping.wait), name="shadowing"
+        )
+        shadowing.start()
         with ThreadPoolExecutor(MOST_BATCHES, "batch") as threads:
             while not self._stopping.is_set():
                 try:
@@ -86,6 +92,7 @@ class Clerk:
                     self._broken = True
                 self._stopping.wait(LOOK_SECONDS)
         webhooks.join()
+        shadowing.join()
 
     def _start_batches(self, threads: ThreadPoolExecutor) -> None:
         """Those of owners who have few that run come first."""

@@ -15,6 +15,7 @@ from contracts.errors import (
     KamishibaiError,
     NotFound,
     QueueUnavailable,
+    RangeNotSatisfiable,
     RateLimited,
     StorageFull,
     Unauthenticated,
@@ -34,6 +35,7 @@ class MethodNotAllowed(InvalidRequest):
 _OF_HTTP_STATUS: dict[int | None, type[KamishibaiError]] = {
     404: NotFound,
     405: MethodNotAllowed,
+    416: RangeNotSatisfiable,
 }
 
 
@@ -75,7 +77,8 @@ def error_response(exception: Exception) -> Response:
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="kamishibai"'
     if isinstance(exception, HTTPException):
-        response.headers.extend([header for header in exception.get_headers() if header[0] == "Allow"])
+        told = ("Allow", "Content-Range")
+        response.headers.extend([header for header in exception.get_headers() if header[0] in told])
     return response
 
 

@@ -14,6 +14,7 @@ from contracts.announcements import BOUNDS, Announcement, Histogram, HistogramNa
 from contracts.bundle import DEFAULT_VARIANT, Task
 from contracts.jobs import JobQueue
 from contracts.requests import PRIORITIES, Target
+from contracts.shadows import Comparison, Shadows
 from contracts.store import Store
 
 _TARGET = ("model", "version", "variant")
@@ -42,6 +43,7 @@ class QueueCollector(Collector):
         self._redis = connection
         self._jobs = jobs
         self._store = store
+        self._shadows = Shadows(connection)
 
     def collect(self) -> Iterator[Metric]:
         announcements = read_announcements(self._redis)
@@ -49,6 +51,7 @@ class QueueCollector(Collector):
         yield from _workers(announcements)
         yield from _engines(announcements)
         yield from self._clerks()
+        yield from _shadows(self._shadows.comparisons())
 
     def describe(self) -> list[Metric]:
         return []  # registering asks for names, and without this it would ask Redis
@@ -80,6 +83,40 @@ class QueueCollector(Collector):
         waiting, batches = self._redis.zcard(keys.WEBHOOKS), self._redis.zcard(keys.OPEN_BATCHES)
         yield GaugeMetricFamily("kamishibai_webhooks_waiting", "Webhooks that are still to be sent.", value=waiting)
         yield GaugeMetricFamily("kamishibai_open_batches", "Batches that have not ended.", value=batches)
+
+
+def _shadows(comparisons: Iterator[Comparison]) -> Iterator[Metric]:
+    """Of the comparisons that run."""
+    requests = CounterMetricFamily(
+        "kamishibai_shadow_requests",
+        "Live requests that were also run on a candidate, by what became of them.",
+        labels=("model", "outcome"),
+    )
+    divergence = GaugeMetricFamily(
+        "kamishibai_shadow_divergence_nats", "Mean KL divergence of the candidate, by token.", labels=("model",)
+    )
+    seconds = GaugeMetricFamily(
+        "kamishibai_shadow_seconds_per_unit",
+        "Mean time by token, picture or text, of what was compared.",
+        labels=("model", "side"),
+    )
+    for shadow, _, tally in comparisons:
+        name = shadow.live.model
+        outcomes = {
+            "equal": tally.equal,
+            "different": tally.compared - tally.equal,
+            "dropped": tally.dropped,
+            "live_failed": tally.live_failed,
+            "candidate_failed": tally.candidate_failed,
+        }
+        for outcome, count in outcomes.items():
+            requests.add_metric((name, outcome), count)
+        if tally.kl_tokens:
+            divergence.add_metric((name,), tally.kl / tally.kl_tokens)
+        if tally.live_units and tally.candidate_units:
+            seconds.add_metric((name, "live"), tally.live_run_seconds / tally.live_units)
+            seconds.add_metric((name, "candidate"), tally.candidate_run_seconds / tally.candidate_units)
+    yield from (requests, divergence, seconds)
 
 
 def _workers(announcements: list[Announcement]) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from contracts import errors
+from contracts.bundle import REPORTS
 from contracts.errors import KamishibaiError
 from contracts.jobs import Status
 from contracts.orders import MAX_IDEMPOTENCY_CHARACTERS
@@ -25,9 +26,12 @@ from contracts.requests import (
     CompletionBody,
     ImageBody,
     JobBody,
+    PromoteBody,
+    RollbackBody,
+    ShadowBody,
 )
 from contracts.settings import Settings
-from server import answers
+from server import answers, page_files
 from server.access import OPEN_ENDPOINTS, SCOPE_OF_ENDPOINT
 from server.batches import MOST_BATCHES_LISTED
 from server.files import MOST_FILES_LISTED
@@ -51,15 +55,26 @@ _ENDS_JOB = (
 )
 _MAKES_JOB = (errors.IdempotencyConflict, errors.DeadlineUnreachable)
 _CONTROLS = (errors.UnknownModel,)
-_FINDS_JOB = (errors.NotFound, errors.EngineFailed)
+_CHOOSES = (errors.InvalidRequest, errors.BodyTooSlow, errors.BodyTooLarge, errors.NotFound, errors.UnknownModel)
+_FINDS_JOB = (errors.NotFound, errors.NewerRequest, errors.EngineFailed)
 
 _EVENTS = "The schema is that of each event. Lines that begin with a colon keep the connection alive."
 _JOB_ID: Json = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_FILE: Json = {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}
 _MODEL: Json = {
     "name": "name",
     "in": "path",
     "required": True,
     "description": "A model's name, or `name@version`.",
+    "schema": {"type": "string"},
+}
+_MODEL_NAME: Json = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_VERSION: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+_SHA256: Json = {"name": "sha256", "in": "path", "required": True, "schema": {"type": "string"}}
+_RANGE: Json = {
+    "name": "Range",
+    "in": "header",
+    "description": "Bytes from here on, like `bytes=1024-`; the answer is 206 then.",
     "schema": {"type": "string"},
 }
 _WORKER: Json = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -267,6 +282,22 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "models.read_model": Operation(
             "Models", answers.Model, parameters=(_MODEL,), failures=(errors.UnknownModel, errors.NotReady)
         ),
+        "models.read_report": Operation(
+            "Models",
+            content=tuple(REPORTS.values()),
+            parameters=(_MODEL, _FILE),
+            failures=(errors.UnknownModel, errors.NotReady, errors.NotFound),
+        ),
+        "bundles.list_bundles": Operation("Models", answers.BundleList),
+        "bundles.read_bundle_manifest": Operation(
+            "Models", Json, parameters=(_MODEL_NAME, _VERSION), failures=(errors.NotFound,)
+        ),
+        "bundles.read_bundle_file": Operation(
+            "Models",
+            content=("application/octet-stream",),
+            parameters=(_MODEL_NAME, _VERSION, _SHA256, _RANGE),
+            failures=(errors.NotFound, errors.RangeNotSatisfiable),
+        ),
         "control.load_model": Operation(
             "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
         ),
@@ -275,6 +306,27 @@ def operations(settings: Settings) -> dict[str, Operation]:
         ),
         "control.reload_model": Operation(
             "Control", answers.Controlled, status=202, parameters=(_MODEL,), failures=_CONTROLS
+        ),
+        "control.begin_shadow": Operation(
+            "Control",
+            answers.Shadow,
+            status=201,
+            body=ShadowBody,
+            example={"candidate": "2/onnx:int8", "share": 0.1},
+            parameters=(_MODEL,),
+            failures=(*_CHOOSES, errors.NotReady),
+        ),
+        "control.read_shadow": Operation(
+            "Control", answers.Shadow, parameters=(_MODEL,), failures=(errors.NotFound, errors.UnknownModel)
+        ),
+        "control.stop_shadow": Operation(
+            "Control", answers.Shadow, parameters=(_MODEL,), failures=(errors.NotFound, errors.UnknownModel)
+        ),
+        "control.promote_model": Operation(
+            "Control", answers.Choice, body=PromoteBody, example={}, parameters=(_MODEL,), failures=_CHOOSES
+        ),
+        "control.roll_back_model": Operation(
+            "Control", answers.Choice, body=RollbackBody, example={}, parameters=(_MODEL,), failures=_CHOOSES
         ),
         "control.list_workers": Operation("Control", answers.WorkerList),
         "control.drain_worker": Operation(
@@ -290,8 +342,16 @@ def operations(settings: Settings) -> dict[str, Operation]:
         "operations.metrics": Operation("Operations", content=("text/plain",)),
         "operations.openapi": Operation("Operations", Json),
         "operations.docs": Operation("Operations", content=("text/html",)),
-        "operations.index": Operation("Operations", answers.Index),
+        "operations.index": Operation("Operations", answers.Index, content=("text/html",)),
+        "page.read_page_file": _page_file(),
+        "page.read_page_library": _page_file(),
     }
+
+
+def _page_file() -> Operation:
+    return Operation(
+        "Operations", content=tuple(page_files.MEDIA_TYPES.values()), parameters=(_FILE,), failures=(errors.NotFound,)
+    )
 
 
 def _limit(most: int, default: int) -> Json:
@@ -379,6 +439,8 @@ def _responses(endpoint: str, operation: Operation, schemas: dict[Any, Json]) ->
     responses |= {str(status): _too_long(status) for status in (414, 431)}
     if operation.answer or operation.content:
         responses[str(operation.status)] = _success(endpoint, operation, schemas)
+    if _RANGE in operation.parameters:
+        responses["206"] = {**responses["200"], "description": "Partial Content."}
     return dict(sorted(responses.items()))
 
 

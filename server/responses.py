@@ -183,6 +183,8 @@ def model_body(entry: CatalogueEntry) -> answers.Model:
     }
     if entry.latent_length is not None:
         body["latent_length"] = entry.latent_length
+    if entry.manifest.reports:
+        body["reports"] = entry.manifest.reports
     if entry.manifest.labels:
         body["labels"] = cast(answers.Labels, entry.manifest.labels.model_dump(mode="json"))
     if entry.manifest.prompt_fields:

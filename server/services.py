@@ -23,7 +23,9 @@ from server.files import FileStore
 from server.metrics import QueueCollector
 from server.picture_urls import PictureUrls
 from server.result_cache import ResultCache
+from server.shadow_control import ShadowControl
 from server.shared_folder import Place
+from server.stock import Stock
 from server.waiting import Waiting
 from server.webhook_addresses import WebhookAddresses
 from server.webhook_secrets import WebhookSecrets
@@ -38,6 +40,7 @@ class Services:
     access: Access
     jobs: JobQueue
     catalogue: Catalogue
+    stock: Stock
     admission: Admission
     estimates: Estimates
     waiting: Waiting
@@ -50,6 +53,7 @@ class Services:
     metrics: CollectorRegistry
     counters: RequestCounters
     results: ResultCache
+    shadows: ShadowControl
 
 
 def assemble(settings: Settings, connection: Redis, place: Place | None = None) -> Services:
@@ -66,6 +70,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         access=Access(settings, connection),
         jobs=jobs,
         catalogue=catalogue,
+        stock=Stock(store),
         admission=Admission(settings, catalogue),
         estimates=Estimates(jobs, catalogue),
         waiting=Waiting(connection, jobs, counters),
@@ -77,6 +82,7 @@ def assemble(settings: Settings, connection: Redis, place: Place | None = None) 
         webhook_secrets=WebhookSecrets(connection),
         metrics=metrics,
         counters=counters,
+        shadows=ShadowControl(connection, store, catalogue),
         results=ResultCache(jobs, catalogue, counters, settings.result_cache_bytes),
     )
 

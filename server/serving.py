@@ -17,6 +17,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from contracts import logs
+from contracts.garbage import collect_rarely
 from contracts.settings import Settings
 from server.shared_folder import Place, SharedFolder
 
@@ -123,6 +124,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
             handler.addFilter(RequestIds())
         app = create_app(self.settings, place=self._place)
         gevent.spawn(app.extensions[EXTENSION].access.warn_if_open)
+        collect_rarely()
         return app
 
     def drain(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import string
 import subprocess
@@ -109,12 +110,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def demo_store(tmp_path_factory: pytest.TempPathFactory, classifiers: Store) -> Store:
     """The tiny models under the names of the demo models, for the documentation's examples."""
     made = Store(tmp_path_factory.mktemp("demo"))
     write_lstm(made, "synopses-lstm")
     write_gpt2(made, "synopses-gpt2")
     write_faces(made, "faces")
+    shutil.copytree(classifiers.root / "genres", made.root / "genres")
     return made
 
 
@@ -217,7 +219,7 @@ def wait_ended(jobs: JobQueue) -> Callable[..., JobRecord]:
     return wait
 
 
-def write_lstm(store: Store, name: str = "lstm") -> None:
+def write_lstm(store: Store, name: str = "lstm", max_tokens: int = 4096) -> None:
     characters = CharacterTokenizer("\n abcdefghijklmnopqrstuvwxyz.,ABCDEFGHIJKLMNOPQRSTUVWXYZäöü日本")
     config = LstmConfig(characters.vocabulary_size, layers=(24, 16))
 
@@ -232,7 +234,7 @@ def write_lstm(store: Store, name: str = "lstm") -> None:
             "family": "lstm",
             "task": "text",
             "config": {"vocabulary_size": config.vocabulary_size, "layers": list(config.layers)},
-            "limits": {"max_tokens": 4096},
+            "limits": {"max_tokens": max_tokens},
             "tokenizer": "characters",
             "variants": VARIANTS,
             "example": {"prompt": "A story"},

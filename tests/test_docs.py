@@ -24,6 +24,9 @@ FROM_REDIS = (
     "kamishibai_open_batches",
     "kamishibai_webhooks_total",
     "kamishibai_webhooks_waiting",
+    "kamishibai_shadow_requests_total",
+    "kamishibai_shadow_divergence_nats",
+    "kamishibai_shadow_seconds_per_unit",
 )
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--no-input"]
@@ -117,9 +118,7 @@ def test_these_tests_run_the_installed_packages(installed, elsewhere, environmen
 
 def test_up_serves_from_the_wheel_in_somebody_elses_folder(command, store, tmp_path):
     shutil.copytree(store.root, tmp_path / "store", ignore=shutil.ignore_patterns(".*"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with command("up", "--store", tmp_path / "store", "--port", port, "--device", "cpu") as product:
         try:
             wait_ready(port, product)

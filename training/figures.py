@@ -90,12 +90,13 @@ def draw_learning_rates(rates: Sequence[float], losses: Sequence[float], chosen:
     save_figure(figure, path)
 
 
-def empty_figure(x: str, y: str, *, width: float = 8.0, height: float = 4.5) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes, with their names. Raises StoreError where the library is missing."""
+def empty_figure(x: str, y: str, *, width: float = 8.0, height: float = 4.5, extra: str = "train") -> tuple[Any, Any]:
+    """A figure of so many inches and its axes, with their names. Raises StoreError where the library is missing, which
+    `extra` holds."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise StoreError("figures need matplotlib; install it with: pip install 'kamishibai[train]'") from None
+        raise StoreError(f"figures need matplotlib; install it with: pip install 'kamishibai[{extra}]'") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)

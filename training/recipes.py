@@ -192,6 +192,9 @@ class GenresRecipe(LearnerRecipe):
     head_learning_rate: Rate = Field(3e-4, description="Highest rate of the first of several cycles.")
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="A block's rate, times that above it.")
     block_tokens: Annotated[int, Field(ge=3)] = Field(256, description="Tokens that are read of a plot.")
+    hidden_share: Share = Field(
+        0.0, description="Of a plot's tokens, shown as the mask in training: so fewer plots are learnt by heart."
+    )
     fewest_plots: Count = Field(20, description="Genres of fewer plots to train on are left out.")
     largest_weight: Annotated[float, Field(ge=1)] = Field(
         3.0, description="What plots of the rarest genre count; those of the most frequent one count 1."
@@ -199,6 +202,16 @@ class GenresRecipe(LearnerRecipe):
     thresholds: Literal["common", "each"] = Field(
         "common", description="Searched for the best F1 on validation: one for all genres, or one for each."
     )
+    # The language of the plots, before their genres.
+    language_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="Times that masked tokens of all plots are guessed before genres are learnt; 0: never."
+    )
+    language_learning_rate: Rate = Field(5e-5, description="Highest learning rate of it; linear schedule.")
+    language_batch_rows: Count = Field(8, description="Blocks of a batch, over all processes (language).")
+    language_block_tokens: Annotated[int, Field(ge=3)] = Field(
+        256, description="Tokens of a block, texts one behind the other (language)."
+    )
+    masked_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="Of the tokens, to guess (language).")
     # From scratch.
     vocabulary_size: Annotated[int, Field(ge=300)] = Field(8192, description="Of a tokenizer trained here (scratch).")
     width: Count = Field(128, description="Width of the hidden states (scratch).")
@@ -208,12 +221,14 @@ class GenresRecipe(LearnerRecipe):
 
 # What trains an encoder that knows nothing yet.
 SCRATCH_GENRES_DEFAULTS: dict[str, Any] = {
-    "epochs": 12,
-    "batch_rows": 16,
+    "epochs": 8,
+    "batch_rows": 32,
     "cycles": 1,
-    "learning_rate": 2e-3,
+    "learning_rate": 1e-3,
     "layer_decay": 1.0,
     "blocks": 1,
+    "dropout": 0.3,
+    "hidden_share": 0.3,
 }
 
 # What the movie project changed; these are the defaults where the data are plots.

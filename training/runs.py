@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from training.dcgan_trainer import DcganTrainer
-from training.genres.data import read_genres
+from training.genres.baseline import require_baseline
+from training.genres.beginning import Beginning, read_beginning
+from training.genres.data import GenreData, read_genres
 from training.genres.encoder import genres_objective
+from training.genres.language import language_objective
+from training.genres.trainer import LanguageFirst
 from training.gpt2 import gpt2_objective
 from training.lstm import char_objective, word_objective
 from training.objective import Objective
@@ -28,8 +33,7 @@ def objective_of(plan: Plan) -> Objective:
         word_recipe = WordLstmRecipe.model_validate(plan.recipe)
         return word_objective(read_texts(data, word_recipe.validation_share), word_recipe)
     if plan.model == "genres":
-        genres_recipe = GenresRecipe.model_validate(plan.recipe)
-        return genres_objective(read_genres(data, genres_recipe.fewest_plots), genres_recipe)
+        return genres_objective(*_genres(plan))
     gpt2_recipe = Gpt2Recipe.model_validate(plan.recipe)
     texts = read_texts(data, gpt2_recipe.validation_share, titles=gpt2_recipe.titles)
     return gpt2_objective(texts, gpt2_recipe) if gpt2_recipe.teacher is None else student_objective(texts, gpt2_recipe)
@@ -37,7 +41,7 @@ def objective_of(plan: Plan) -> Objective:
 
 def trainer_of(
     plan: Plan, folder: RunFolder, *, device: str = "auto", show_progress: bool = True
-) -> Trainer | DcganTrainer:
+) -> Trainer | LanguageFirst | DcganTrainer:
     """At the beginning of a run, or where it was stopped. Raises StoreError."""
     if plan.model == "dcgan":
         recipe = DcganRecipe.model_validate(plan.recipe)
@@ -46,9 +50,29 @@ def trainer_of(
         folder.begin(plan)
         folder.note_skipped(data.broken)
         return trainer
+    if plan.model == "genres" and plan.recipe["language_epochs"]:
+        return _language_first(plan, folder, device=device, show_progress=show_progress)
     objective = objective_of(plan)
     folder.begin(plan)
     return Trainer(objective, folder, device=device, show_progress=show_progress)
+
+
+def _genres(plan: Plan) -> tuple[GenreData, GenresRecipe, Beginning]:
+    """Raises StoreError."""
+    require_baseline()
+    recipe = GenresRecipe.model_validate(plan.recipe)
+    data = read_genres(Path(plan.data), recipe.fewest_plots)
+    return data, recipe, read_beginning(data, recipe)
+
+
+def _language_first(plan: Plan, folder: RunFolder, **options: Any) -> LanguageFirst:
+    """Raises StoreError."""
+    data, recipe, beginning = _genres(plan)
+    language = language_objective(data, recipe, beginning)
+    folder.begin(plan)
+    return LanguageFirst(
+        language, lambda learnt: genres_objective(data, recipe, beginning.taught(learnt)), folder, **options
+    )
 
 
 def train(plan: Plan, output: Path, *, device: str = "auto", show_progress: bool = True) -> Path:

@@ -19,11 +19,9 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from functools import partial
 from logging.config import dictConfig
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -36,10 +34,10 @@ from workers.channel import Channel, ChannelClosed
 from workers.engines import Call, Engine, Event, Failed
 from workers.engines.loading import LoadedModel, load_model
 from workers.processes import die_with_parent
+from workers.rounds import Rounds
 from workers.scheduler import Scheduler
 
 log = logging.getLogger("kamishibai.engine")
-T = TypeVar("T")
 
 
 class EngineChild:
@@ -55,6 +53,7 @@ class EngineChild:
             self._load(store, target, kv_bytes)
         self._engines: dict[str, Engine[Any]] = {name: model.engine for name, model in self._models.items()}
         self._scheduler: Scheduler[Request] = Scheduler(dict(self._engines))
+        self._rounds = Rounds(self._engines, self._scheduler, self._report, self._give_up)
 
     def run(self) -> None:
         models = {
@@ -69,25 +68,16 @@ class EngineChild:
         while True:
             self._take_messages()
             self._scheduler.admit(self._refuse)
-            due = [(name, self._engines[name]) for name in self._scheduler.due()]
-            launched = [(name, engine, self._try(name, engine.launch)) for name, engine in due]
-            for name, engine, handle in launched:
-                if handle is not None and (call := self._try(name, partial(engine.collect, handle))):
-                    self._report(name, call)
+            self._rounds.go()
 
-    def _try(self, name: str, part_of_call: Callable[[], T]) -> T | None:
-        """None if it raises: then its requests are given up, and the parent finds out which one is to blame."""
-        try:
-            return part_of_call()
-        except Exception as error:
-            log.exception("a call of %s failed", name)
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # raises, which ends this process, if the device is of no use now
-            jobs = self._engines[name].jobs
-            self._scheduler.clear(name)
-            message = f"{type(error).__name__}: {error}"
-            self._channel.send({"op": "failed", "model": name, "jobs": jobs, "message": message})
-            return None
+    def _give_up(self, name: str, error: Exception) -> None:
+        """A call raised: the engine's requests are given up, and the parent finds out which one is to blame."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # raises, which ends this process, if the device is of no use now
+        jobs = self._engines[name].jobs
+        self._scheduler.clear(name)
+        message = f"{type(error).__name__}: {error}"
+        self._channel.send({"op": "failed", "model": name, "jobs": jobs, "message": message})
 
     def _load(self, store: Store, target: Target, kv_bytes: int) -> None:
         """A broken bundle is refused; the other models are served all the same."""

@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, TypeVar, cast
@@ -20,7 +20,7 @@ from contracts.connection import TIMEOUT_SECONDS
 from contracts.errors import JobExpired, KamishibaiError, LeaseLost
 from contracts.jobs import unix_seconds
 from contracts.orders import JobMeta
-from contracts.requests import Target
+from contracts.requests import PAYLOADS, Target
 from contracts.results import Result
 from workers import scripts
 
@@ -100,8 +100,10 @@ def encode_failure(error: KamishibaiError) -> bytes:
 class Leases:
     """Claims, keeps and ends jobs for one worker. Every method may raise redis' ConnectionError or TimeoutError."""
 
-    def __init__(self, connection: Redis, worker: str) -> None:
+    def __init__(self, connection: Redis, worker: str, payloads: Collection[str] = PAYLOADS) -> None:
+        """`payloads` are those that the worker can read; others' jobs stay in their queues."""
         self._redis = connection
+        self._payloads = f",{','.join(sorted(payloads))},"
         self._worker = worker
         self._not_started = encode_failure(_not_started())
         self._ahead_seconds = 0.0  # of our monotonic clock is Redis' clock
@@ -118,7 +120,7 @@ class Leases:
         places = [value for engine, count in free.items() for value in (engine, count)]
         prefix = f"{uuid.uuid4().hex}-"
         head = (self._until(), self._worker, LEASE_SECONDS, scripts.MOST_JOBS, prefix, self._not_started)
-        rows: list[list[bytes]] = self._call(self._claim, *head, *places)
+        rows: list[list[bytes]] = self._call(self._claim, *head, self._payloads, *places)
         return [_lease(*row) for row in rows]
 
     def complete(self, endings: list[Ending]) -> tuple[set[str], set[str]]:

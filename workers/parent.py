@@ -11,6 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from redis.exceptions import RedisError
@@ -18,12 +19,15 @@ from redis.exceptions import RedisError
 from contracts.announcements import Announcement, announce, withdraw
 from contracts.connection import connect
 from contracts.errors import JobCancelled
+from contracts.garbage import collect_rarely
+from contracts.requests import PAYLOADS
 from workers.child import Child
 from workers.chores import Chore
 from workers.crew import Crew
 from workers.crews import Crews, Wanted
 from workers.doorbell import Doorbell
 from workers.leases import JANITOR_SECONDS, RENEW_SECONDS, Ending, Lease, Leases
+from workers.ready_file import ReadyFile
 from workers.rq_worker import RqRegistration
 from workers.scripts import MOST_JOBS
 from workers.tally import EngineTally
@@ -40,13 +44,24 @@ AFTER_OUTAGE_SECONDS = 2 * RENEW_SECONDS  # time for all workers to renew leases
 
 
 class WorkerParent:
-    def __init__(self, redis_url: str, name: str, models: WantedModels, make_child: Callable[[Wanted], Child]) -> None:
-        """`make_child` is a child, not started yet, for these models. Raises ValueError for a bad URL, StoreError if
-        there is nothing to serve."""
+    def __init__(
+        self,
+        redis_url: str,
+        name: str,
+        models: WantedModels,
+        make_child: Callable[[Wanted], Child],
+        ready_file: Path | None = None,
+        *,
+        candidate: bool = False,
+    ) -> None:
+        """`make_child` is a child, not started yet, for these models. A `candidate` serves for comparison. Raises
+        ValueError for a bad URL, StoreError if there is nothing to serve."""
         self._name = name
         self._redis = connect(redis_url)  # first, since it may refuse the URL
         self._models = models
         self._make_child = make_child
+        self._candidate = candidate
+        self._ready_file = ReadyFile(ready_file)
         self._tallies: dict[str, EngineTally] = {}  # by engine
         self._crews = Crews(models.first(), self._make_crew, models.refuse)
         self._wake_ups = WakeUps()
@@ -69,6 +84,7 @@ class WorkerParent:
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT; then drain."""
+        collect_rarely()
         self._handle_signals()
         self._begin()
         watch = Watch(self._models.now, self._wake_ups.wake)
@@ -114,6 +130,7 @@ class WorkerParent:
 
     def _finish(self) -> None:
         """Give back what is unfinished, and leave RQ's books in order."""
+        self._ready_file.show(False)
         self._crews.stop()
         flights = self._crews.flights
         try:
@@ -271,16 +288,20 @@ class WorkerParent:
 
     def _announce(self) -> None:
         serving = self._crews.serving
+        ready = serving.dependable and self._draining_since is None and not self._drained
         announce(
             self._redis,
             Announcement(
                 worker=self._name,
                 device=serving.served.device,
-                ready=serving.dependable and self._draining_since is None and not self._drained,
+                ready=ready,
                 models=serving.announced(),
+                payloads=PAYLOADS,
+                candidate=self._candidate,
                 child_restarts=self._crews.child_restarts,
             ),
         )
+        self._ready_file.show(ready)
 
     def _claim(self) -> None:
         """Fill the free places of every model, then wait for the bells of those that have some left."""

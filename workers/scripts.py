@@ -50,8 +50,8 @@ CLAIM = (
     + LEAVE
     + _FAIL
     + """
--- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, exc_string of a job past its deadline, then
---   per engine: name, free places
+-- ARGV: until when, worker, lease seconds, most jobs, execution id prefix, exc_string of a job past its deadline,
+--   payloads that the worker reads, each between two commas, then per engine: name, free places
 -- Returns per job: {id, execution id, queue, data, timeout seconds, meta, when enqueued, when started before, now}
 local time, stamp, iso = clock()
 if time > tonumber(ARGV[1]) then return {} end             -- nobody waits for the answer any more
@@ -66,13 +66,15 @@ end
 
 -- The next job of an engine, urgent ones first; but every eighth turn begins with those that are not, so that they wait
 -- for ever behind nobody. On every other turn jobs with deadlines come first in their queue. RQ's list keeps them.
+-- Returns the id, its queue, and whether it was taken off the list.
 local function next_job(queues, turn)
   for place = 1, 3 do
     local queue = queues[turn % 8 == 7 and 4 - place or place]
     if queue.list then
       local id = turn % 2 == 1 and queue.deadlines and redis.call('ZPOPMIN', queue.deadlines)[1]
-                 or redis.call('LPOP', queue.list)
-      if id then return id, queue.name end
+      if id then return id, queue.name, false end
+      id = redis.call('LPOP', queue.list)
+      if id then return id, queue.name, true end
       queue.list = nil                                     -- it is empty
     end
   end
@@ -87,6 +89,24 @@ local function claimable(id)
   local sound = fields[1] == 'queued' and is('rq:results:' .. id, 'stream', 'none')
                 and is('rq:executions:' .. id, 'zset', 'none')
   return sound and fields
+end
+
+-- Whether a worker that is newer than this one has to run the job: it stays where it is, and loses no attempt.
+local function too_new(meta)
+  local payload = meta.payload
+  return type(payload) == 'string' and string.match(payload, '^%l+:%d+$') ~= nil
+         and not string.find(ARGV[7], ',' .. payload .. ',', 1, true)
+end
+
+-- Jobs that were looked at and stay go back to the front of their queues, in their old order.
+local function leave_waiting(left)
+  for i = #left, 1, -1 do
+    local queue, id, deadline, listed = unpack(left[i])
+    if listed then redis.call('LPUSH', 'rq:queue:' .. queue, id) end
+    if deadline and is('kamishibai:deadlines:' .. queue, 'zset', 'none') then
+      redis.call('ZADD', 'kamishibai:deadlines:' .. queue, deadline, id)
+    end
+  end
 end
 
 local function claim(id, queue, fields)
@@ -104,18 +124,22 @@ local function claim(id, queue, fields)
                            fields[6] or '', stamp}
 end
 
-for i = 7, #ARGV, 2 do
+for i = 8, #ARGV, 2 do
   local engine, free, load = ARGV[i], tonumber(ARGV[i + 1]), 'kamishibai:load:' .. ARGV[i]
   if not is(load, 'hash', 'none') then redis.call('DEL', load) end
   local turn = whole(redis.call('HGET', load, 'turn'), 0)
   local queues = {open(engine .. '/high'), open(engine .. '/normal'), open(engine .. '/low')}
-  local first, id, queue, work, bytes = turn, '', '', 0, 0
-  while turn - first < free and #claimed < most and looked_at < 16 * most and id do
-    id, queue = next_job(queues, turn)
+  local first, id, queue, listed, work, bytes, left = turn, '', '', true, 0, 0, {}
+  while turn - first < free and #claimed < most and looked_at < 16 * most and #left < most and id do
+    id, queue, listed = next_job(queues, turn)
     looked_at = looked_at + 1
     local fields = id and claimable(id)
+    local meta = fields and told(fields[4])
+    if fields and too_new(meta) then
+      left[#left + 1] = {queue, id, type(meta.deadline) == 'number' and meta.deadline, listed}
+      fields = nil
+    end
     if fields then
-      local meta = told(fields[4])
       work, bytes = work + whole(meta.work, 0), bytes + #(fields[2] or '')
       if type(meta.deadline) == 'number' then
         local deadlines = 'kamishibai:deadlines:' .. queue
@@ -132,14 +156,16 @@ for i = 7, #ARGV, 2 do
       turn = turn + 1
     end
   end
-  local rest = false
+  leave_waiting(left)
+  local rest = #left > 0
   for place = 1, 3 do
     local list = queues[place].list
     rest = rest or (list and redis.call('EXISTS', list) == 1)
   end
   if rest then
     weigh_all(engine, -work, -bytes)
-    ring(engine)
+    -- Were we to wait for this bell with free places, we would ring it for ourselves for ever.
+    if #left == 0 or turn - first == free then ring(engine) end
     if turn > first then redis.call('HSET', load, 'turn', turn % 8) end
   else
     redis.call('DEL', load)

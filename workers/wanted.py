@@ -13,8 +13,10 @@ from contracts.bundle import DEFAULT_VARIANT, TOKENIZER, Bundle
 from contracts.controls import read_controls
 from contracts.errors import StoreError
 from contracts.requests import Target
+from contracts.shadows import Shadows
 from contracts.store import Store, split_name
 from contracts.tuning import read_choice
+from workers.supply import Supply
 
 log = logging.getLogger("kamishibai.worker")
 
@@ -35,15 +37,25 @@ class WantedModels:
     an accepted job runs on the version that it was accepted for, also when all workers were stopped meanwhile."""
 
     def __init__(
-        self, store: Store, models: str | None, variant: str | None, device_class: str, connection: Redis, worker: str
+        self,
+        store: Store,
+        models: str | None,
+        variant: str | None,
+        device_class: str,
+        connection: Redis,
+        worker: str,
+        supply: Supply | None = None,
     ) -> None:
         """`models` are names or `name@version`, separated by commas; None: all of the store. `variant` is for the
-        models that have it; the others run in the one that was measured to be the fastest on this class of device."""
+        models that have it; the others run in the one that was measured to be the fastest on this class of device.
+        `supply` brings models from elsewhere into the store; what is no longer there is not served here either."""
         self._store = store
+        self._supply = supply
         self._models = [name.strip() for name in models.split(",")] if models else None
         self._variant = variant
         self._device_class = device_class
         self._redis = connection
+        self._shadows = Shadows(connection)
         self._worker = worker
         self._refused: dict[Target, float] = {}  # with the monotonic time at which that is over
         self._orphans: dict[Target, float] = {}  # with the monotonic time at which they last had jobs
@@ -62,7 +74,7 @@ class WantedModels:
         has was asked for."""
         names = self._names()
         if not names:
-            raise StoreError(f"{self._store.root} holds no model. `kamishibai demo` makes three small ones.")
+            raise StoreError(f"{self._store.root} holds no model. `kamishibai demo` makes four small ones.")
         bundles = [self._store.open(*split_name(name), only=(TOKENIZER,)) for name in names]
         if self._variant and not any(self._variant in bundle.variants() for bundle in bundles):
             found = ", ".join(sorted({name for bundle in bundles for name in bundle.variants()}))
@@ -83,7 +95,10 @@ class WantedModels:
         return Wish(self._of_store | self._with_jobs(), self._reloads, self._worker in controls.drained)
 
     def _names(self) -> list[str]:
-        return self._models if self._models is not None else self._store.names()
+        if self._models is not None:
+            return self._models
+        offered = self._supply.names if self._supply else None
+        return [name for name in self._store.names() if offered is None or name in offered]
 
     def _note_reloads(self, counts: dict[str, int]) -> None:
         """What was refused of a model that is to be read anew is tried again."""
@@ -112,6 +127,14 @@ class WantedModels:
         name, version = bundle.manifest.name, bundle.manifest.version
         if self._variant in bundle.variants():
             return [(str(self._variant), "it was asked for")]
+        chosen = self._store.chosen(name)
+        if chosen and chosen.version == version and chosen.variant in bundle.variants():
+            return [(str(chosen.variant), "it was promoted"), *self._measured(bundle)]
+        return self._measured(bundle)
+
+    def _measured(self, bundle: Bundle) -> list[tuple[str, str]]:
+        """The choices where nobody has said anything."""
+        name, version = bundle.manifest.name, bundle.manifest.version
         try:
             choice = read_choice(self._store, name, version, self._device_class)
         except StoreError as error:
@@ -145,6 +168,8 @@ class WantedModels:
             bundle = self._bundles.get(place) or self._store.open(name, version, only=(TOKENIZER,))
         except StoreError as error:
             self._tell(place, f"is not served: {error}")
+            if self._supply and version not in self._store.versions(name):
+                self._supply.ask(name, version)
             return None
         self._bundles[place] = bundle
         return bundle
@@ -152,31 +177,40 @@ class WantedModels:
     def _with_jobs(self) -> dict[Target, Bundle]:
         """What has queued jobs, or had some lately, and no other worker serves."""
         now = time.monotonic()
-        elsewhere = {
-            served.target
-            for announcement in read_announcements(self._redis)
-            for served in announcement.models
-            if announcement.worker != self._worker
-        }
-        for target in self._queued_targets():
-            if target not in elsewhere:
-                self._orphans[target] = now
+        strange = self._without_copies([name for name in self._queued() if Target.of_queue(name) not in self._of_store])
+        if strange:  # all announcements are read for them: many workers should not do that every two seconds
+            elsewhere = self._served_elsewhere()
+            self._orphans |= {target: now for target in strange if target not in elsewhere}
         self._orphans = {target: at for target, at in self._orphans.items() if now - at < ORPHAN_SECONDS}
         orphans = [target for target in self._orphans if not self._is_refused(target)]
         found = ((target, self._open(target.model, target.version)) for target in orphans)
         return {target: bundle for target, bundle in found if bundle and target.variant in bundle.variants()}
 
-    def _queued_targets(self) -> list[Target]:
-        """Of our models, those with jobs in their queues."""
+    def _served_elsewhere(self) -> set[Target]:
+        return {
+            served.target
+            for announcement in read_announcements(self._redis)
+            for served in announcement.models
+            if announcement.worker != self._worker
+        }
+
+    def _queued(self) -> list[str]:
+        """Queues of our models that hold jobs."""
         models = {split_name(name)[0] for name in self._names()}
         known = cast(set[bytes], self._redis.smembers("rq:queues"))
         names = [key.decode(errors="replace").removeprefix("rq:queue:") for key in known]
-        found = [(name, target) for name in names if (target := Target.of_queue(name)) and target.model in models]
+        found = [name for name in names if (target := Target.of_queue(name)) and target.model in models]
         with self._redis.pipeline(transaction=False) as pipe:
-            for name, _ in found:
+            for name in found:
                 pipe.llen(f"rq:queue:{name}")
             lengths = pipe.execute()
-        return list(dict.fromkeys(target for (_, target), length in zip(found, lengths, strict=True) if length))
+        return [name for name, length in zip(found, lengths, strict=True) if length]
+
+    def _without_copies(self, queues: list[str]) -> list[Target]:
+        """What the jobs of these queues run on. Copies of live jobs are left to the candidate's worker."""
+        copies = {shadow.candidate.queue("low") for shadow in self._shadows.running().values()} if queues else set()
+        targets = (Target.of_queue(name) for name in queues if name not in copies)
+        return list(dict.fromkeys(target for target in targets if target))
 
 
 def _missed_bounds(bundle: Bundle, variant: str) -> str:

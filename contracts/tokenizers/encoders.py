@@ -18,6 +18,7 @@ class EncoderTokenizer(LibraryTokenizer):
 
     kind: ClassVar[EncoderKind]
     _model: ClassVar[type[tokenizers.models.Model]]
+    _mask: ClassVar[str]
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         """Raises StoreError for a tokenizer of another kind, and for one that would not read every text."""
@@ -36,6 +37,12 @@ class EncoderTokenizer(LibraryTokenizer):
     def encode(self, text: str) -> list[int]:
         """Token ids, special ones around them. Raises InvalidRequest for text that has no UTF-8."""
         return self._ids(text, special=True)
+
+    @property
+    def mask(self) -> int | None:
+        """The token that stands for one that is not shown, in training of language; None where there is none."""
+        token: int | None = self._tokenizer.token_to_id(self._mask)
+        return token
 
     def cut(self, tokens: list[int], most: int) -> list[int]:
         """The beginning of an encoded text, `most` tokens of it with the special ones."""
@@ -66,6 +73,7 @@ class WordPieceTokenizer(EncoderTokenizer):
 
     kind = "wordpiece"
     _model = tokenizers.models.WordPiece
+    _mask = "[MASK]"
 
 
 class RobertaTokenizer(EncoderTokenizer):
@@ -73,3 +81,4 @@ class RobertaTokenizer(EncoderTokenizer):
 
     kind = "roberta"
     _model = tokenizers.models.BPE
+    _mask = "<mask>"

@@ -16,6 +16,7 @@ from contracts.labels import MAX_LABELS, Activation
 from contracts.requests import MAX_COUNT
 from contracts.tokenizers import EncoderTokenizer, RobertaTokenizer, WordPieceTokenizer
 from models.bert import BertConfig, HiddenActivation, RobertaConfig
+from models.pretrained.distilbert import DistilbertConfig, weights_as_bert
 from models.pretrained.source import Source, read_json
 from models.pretrained.weights import read_weights
 from models.weights import Weights
@@ -51,6 +52,25 @@ _HEADS = {
     "bert": {"bert.pooler.dense": "pool", "classifier": "head"},
     "roberta": {"classifier.dense": "pool", "classifier.out_proj": "head"},
 }
+# Our name of a weight -> theirs; "output" is the embedding again.
+_LANGUAGE_HEADS = {
+    "bert": {
+        "transform.weight": "cls.predictions.transform.dense.weight",
+        "transform.bias": "cls.predictions.transform.dense.bias",
+        "transform_norm.weight": "cls.predictions.transform.LayerNorm.weight",
+        "transform_norm.bias": "cls.predictions.transform.LayerNorm.bias",
+        "output_bias": "cls.predictions.bias",
+        "output": "cls.predictions.decoder.weight",
+    },
+    "roberta": {
+        "transform.weight": "lm_head.dense.weight",
+        "transform.bias": "lm_head.dense.bias",
+        "transform_norm.weight": "lm_head.layer_norm.weight",
+        "transform_norm.bias": "lm_head.layer_norm.bias",
+        "output_bias": "lm_head.bias",
+        "output": "lm_head.decoder.weight",
+    },
+}
 _NAME = re.compile(r"(?:encoder\.layer\.(?P<block>[0-9]{1,4})\.)?(?P<part>[A-Za-z_0-9.]+)")
 _KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # the last two in old checkpoints
 # Constants that old checkpoints hold, and a layer of RoBERTa's that its classifier does not use.
@@ -80,6 +100,10 @@ class _Config(BaseModel):
     id2label: Annotated[dict[str, str], Field(min_length=1, max_length=MAX_LABELS)] = {"0": "LABEL_0", "1": "LABEL_1"}
 
 
+class _Family(BaseModel):
+    model_type: str | None = None
+
+
 class _TokenizerConfig(BaseModel):
     do_lower_case: bool = True
     strip_accents: bool | None = None
@@ -97,6 +121,7 @@ class PretrainedClassifier(NamedTuple):
 class PretrainedEncoder(NamedTuple):
     config: BertConfig  # with the labels that were asked for
     weights: Weights  # without the layers that come after the blocks, which are for each task anew
+    language_head: Weights  # those of a model that guesses masked tokens by its own embedding, if the checkpoint is one
     tokenizer: EncoderTokenizer
 
 
@@ -118,17 +143,20 @@ def read_classifier(source: Source) -> PretrainedClassifier:
 
 
 def read_encoder(source: Source, labels: int) -> PretrainedEncoder:
-    """The same of any BERT or RoBERTa, whatever it was trained for: what is not of the encoder is left out."""
-    theirs = read_json(_Config, source.file("config.json"))
+    """The same of any BERT, DistilBERT or RoBERTa, whatever it was trained for: what is not of the encoder is left out,
+    but what guesses masked tokens."""
+    path = source.file("config.json")
+    read = read_weights(source)
+    if read_json(_Family, path).model_type == "distilbert":
+        theirs, read = _Config(**read_json(DistilbertConfig, path).as_bert()), weights_as_bert(read)
+    else:
+        theirs = read_json(_Config, path)
     encoder = f"{theirs.model_type}.embeddings.", f"{theirs.model_type}.encoder."
-    weights = read_weights(source)
-    if not any(name.startswith(encoder) for name in weights):  # saved without its task, the names begin later
-        weights = {f"{theirs.model_type}.{name}": weight for name, weight in weights.items()}
-    weights = {name: weight for name, weight in weights.items() if name.startswith(encoder)}
-    config = _config(theirs, labels)
-    return PretrainedEncoder(
-        config, _our_weights(theirs.model_type, weights), _read_tokenizer(theirs.model_type, source)
-    )
+    if not any(name.startswith(encoder) for name in read):  # saved without its task, the names begin later
+        read = {f"{theirs.model_type}.{name}": weight for name, weight in read.items()}
+    weights = _our_weights(theirs.model_type, {name: read[name] for name in read if name.startswith(encoder)})
+    head = _language_head(theirs.model_type, read, weights.get("tokens.weight"))
+    return PretrainedEncoder(_config(theirs, labels), weights, head, _read_tokenizer(theirs.model_type, source))
 
 
 def _config(theirs: _Config, labels: int) -> BertConfig:
@@ -176,6 +204,17 @@ def _our_weights(model_type: str, theirs: dict[str, Tensor]) -> dict[str, Tensor
         if all(part in weights and weights[part].dim() for part in parts):
             weights[name.replace(".query.", ".qkv.")] = _joined([weights.pop(part) for part in parts], name)
     return weights
+
+
+def _language_head(model_type: str, theirs: dict[str, Tensor], embedding: Tensor | None) -> Weights:
+    """None where parts are missing, and where tokens are guessed by another embedding than they come in by."""
+    names = _LANGUAGE_HEADS[model_type]
+    output = theirs.get(names["output"])
+    tied = output is None or (embedding is not None and torch.equal(output.to(torch.float32), embedding))
+    head = {ours: name for ours, name in names.items() if ours != "output"}
+    if not tied or head.keys() != {ours for ours, name in head.items() if name in theirs}:
+        return {}
+    return {ours: theirs[name].to(torch.float32) for ours, name in head.items()}
 
 
 def _join_types(weights: dict[str, Tensor]) -> None:

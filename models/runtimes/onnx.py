@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from contracts.bundle import GRAPHS, Bundle, Family, Precision, Variant
+from contracts.bundle import GRAPHS, WRITERS, Bundle, Family, Precision, Variant
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
 from models.bert import BertConfig
@@ -27,7 +27,10 @@ from models.runtimes import (
     Chunk,
     ClassifyBackend,
     ImageBackend,
+    Steps,
     TextBackend,
+    Writer,
+    Written,
     pad_texts,
 )
 from models.runtimes.onnx_session import CPU, Call, Session
@@ -66,10 +69,18 @@ def load_text(
     graph = bundle.path / GRAPHS[variant.precision]
     if isinstance(config, Gpt2Config):
         return OnnxGpt2Backend(graph, config, kv_bytes, device)
+    if isinstance(config, LstmConfig) and config.window is not None:
+        return OnnxWindowedLstmBackend(graph, config, device=device)
     if isinstance(config, LstmConfig):
-        backend = OnnxLstmBackend if config.window is None else OnnxWindowedLstmBackend
-        return backend(graph, config, device=device)
+        return OnnxLstmBackend(graph, config, device=device, writer_graph=_writer_graph(bundle, variant, device))
     raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and writes no text")
+
+
+def _writer_graph(bundle: Bundle, variant: Variant, device: torch.device) -> Path | None:
+    """None for older exports, which have none, and on a GPU: where ONNX Runtime would place its operators was not seen
+    there, and one on the CPU would have the whole variant refused."""
+    writer = WRITERS[variant.precision]
+    return bundle.path / writer if device.type == "cpu" and writer in bundle.manifest.files else None
 
 
 def load_classifier(bundle: Bundle, variant: Variant, device: torch.device = CPU) -> ClassifyBackend:
@@ -116,6 +127,7 @@ class OnnxGpt2Backend:
     """KV cache in contiguous slots, which attention writes in place; decode runs over the first rows of it."""
 
     smallest_rows = 1
+    writer: Writer | None = None
 
     def __init__(
         self, graph: Path, config: Gpt2Config, kv_bytes: int = DEFAULT_KV_BYTES, device: torch.device = CPU
@@ -216,7 +228,14 @@ class OnnxLstmBackend:
 
     smallest_rows = 1
 
-    def __init__(self, graph: Path, config: LstmConfig, slots: int = MOST_SLOTS, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        config: LstmConfig,
+        slots: int = MOST_SLOTS,
+        device: torch.device = CPU,
+        writer_graph: Path | None = None,
+    ) -> None:
         self.slots = slots
         self.vocabulary_size = config.vocabulary_size
         self.threads = _lstm_threads(config)
@@ -226,10 +245,12 @@ class OnnxLstmBackend:
             size: torch.zeros(2 * config.layers.count(size), slots, size, device=device) for size in config.layers
         }
         unused = {size: iter(block) for size, block in self._blocks.items()}
-        self._state = {
-            f"{part}.{layer}": next(unused[size]) for layer, size in enumerate(config.layers) for part in "hc"
-        }
+        state = {f"{part}.{layer}": next(unused[size]) for layer, size in enumerate(config.layers) for part in "hc"}
+        self._state = state
         self._call = lru_cache(MOST_CALLS)(self._bind)
+        self.writer: Writer | None = None
+        if writer_graph:
+            self.writer = _OnnxLstmWriter(Session(writer_graph, self.threads, device), state, config.vocabulary_size)
 
     def reset(self, slot: int) -> None:
         for block in self._blocks.values():
@@ -263,26 +284,62 @@ class OnnxLstmBackend:
         return step.logits
 
     def _bind(self, rows: int, time: int, wanted: int) -> _LstmCall:
-        state = {name: part[:rows] for name, part in self._state.items()}
         given = {"tokens": np.zeros((rows, time), np.int64), "active": np.zeros((rows, time), np.bool_)}
-        kept = {"wanted": torch.arange(wanted, device=self._session.device)}
-        return _LstmCall(self._session, given, kept, state, self.vocabulary_size)
+        return _LstmCall(self._session, given, self._state, wanted, self.vocabulary_size)
+
+
+class _OnnxLstmWriter:
+    """Works on the state of the backend that it belongs to."""
+
+    def __init__(self, session: Session, state: dict[str, Tensor], vocabulary_size: int) -> None:
+        self._session = session
+        self._state = state
+        self._vocabulary_size = vocabulary_size
+        self._call = lru_cache(MOST_CALLS)(self._bind)
+
+    def write(self, tokens: list[int], positions: list[int], active: list[bool], steps: Steps) -> Written:
+        torch.set_num_threads(1)  # the caller's would fight with this runtime's
+        call = self._call(*steps.uniforms.shape)
+        call.given["tokens"][:], call.given["active"][:, 0] = tokens, active
+        call.given["uniforms"][:], call.given["temperatures"][:] = steps.uniforms, steps.temperatures
+        call.run()
+        drawn, totals = (call.outputs[name].cpu().numpy() for name in ("drawn", "totals"))
+        return Written(drawn, np.isfinite(totals).all(-1), call.logits)
+
+    def _bind(self, rows: int, steps: int) -> _LstmCall:
+        given: dict[str, NDArray[Any]] = {
+            "tokens": np.zeros(rows, np.int64),
+            "active": np.zeros((rows, 1), np.bool_),
+            "uniforms": np.zeros((rows, steps)),
+            "temperatures": np.ones(rows, np.float32),
+        }
+        device = self._session.device
+        written = {
+            "drawn": torch.empty(rows, steps, dtype=torch.int64, device=device),
+            "totals": torch.empty(rows, steps, dtype=torch.float64, device=device),
+        }
+        wanted = rows if steps == 1 else 0
+        return _LstmCall(self._session, given, self._state, wanted, self._vocabulary_size, written)
 
 
 class _LstmCall(Call):
-    """Tokens and `active` (rows, time), `wanted` (wanted,); the state is written where it lies; logits (wanted, V)."""
+    """Over the first slots of a state, which is written where it lies; logits (wanted, V)."""
 
     def __init__(
         self,
         session: Session,
         given: dict[str, NDArray[Any]],
-        kept: dict[str, Tensor],
         state: dict[str, Tensor],
+        wanted: int,
         vocabulary_size: int,
+        written: dict[str, Tensor] | None = None,
     ) -> None:
-        self.logits = torch.empty(len(kept["wanted"]), vocabulary_size, device=session.device)
-        past = {f"past_{name}": part for name, part in state.items()}
-        super().__init__(session, given, kept | past, {"logits": self.logits, **state})
+        rows = len(given["tokens"])
+        self.logits = torch.empty(wanted, vocabulary_size, device=session.device)
+        parts = {name: part[:rows] for name, part in state.items()}
+        kept = {"wanted": torch.arange(wanted, device=session.device)}
+        kept |= {f"past_{name}": part for name, part in parts.items()}
+        super().__init__(session, given, kept, {"logits": self.logits, **parts, **(written or {})})
 
 
 class OnnxWindowedLstmBackend(WindowedLstmBackend):
@@ -320,10 +377,11 @@ class _WindowProgram:
             for layer, pair in enumerate(state)
             for part, tensor in zip("hc", pair, strict=True)
         }
+        logits = torch.empty(len(wanted), self.config.vocabulary_size, device=self._session.device)
         kept = {"tokens": tokens, "active": active.to(tokens.device), "wanted": wanted}
-        call = _LstmCall(self._session, {}, kept, parts, self.config.vocabulary_size)
-        call.run()
-        return call.logits, state
+        kept |= {f"past_{name}": part for name, part in parts.items()}
+        Call(self._session, {}, kept, {"logits": logits, **parts}).run()
+        return logits, state
 
 
 class OnnxBertBackend:

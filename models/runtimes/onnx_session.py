@@ -40,6 +40,7 @@ SHAPE_OPERATORS = frozenset({"Concat", "Shape"})  # ONNX Runtime computes shapes
 
 _NOWHERE = torch.empty(1)
 _ELEMENTS = {
+    torch.float64: np.float64,
     torch.float32: np.float32,
     torch.float16: np.float16,
     torch.int64: np.int64,

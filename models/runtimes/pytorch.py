@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Protocol, TypeVar
 
@@ -13,9 +14,9 @@ from contracts.bundle import Bundle
 from contracts.errors import StoreError
 from contracts.settings import DEFAULT_KV_BYTES
 from models.bert import Bert, BertConfig
-from models.dcgan import DcganConfig, generator, to_pixels
+from models.dcgan import DcganConfig, fold_batch_norm, generator, to_pixels
 from models.gpt2 import Gpt2, Gpt2Config, KvCache
-from models.lstm import LstmConfig, LstmLanguageModel, State
+from models.lstm import LstmConfig, LstmLanguageModel, State, chosen_state
 from models.runtimes import (
     LENGTH_STEP,
     MACHINE_THREADS,
@@ -26,12 +27,23 @@ from models.runtimes import (
     ClassifyBackend,
     ImageBackend,
     TextBackend,
+    Writer,
     pad_texts,
 )
+from models.runtimes.cuda_graphs import Recorder, recorder_for
+from models.runtimes.graph_painter import GraphPainter
+from models.runtimes.graph_reader import GraphReader
+from models.runtimes.graph_writer import GraphWriter
 from models.weights import fitting_weights
 
 SMALL_MODEL_PARAMETERS = 20_000_000  # below this, handing work to a second thread costs more than it brings
+SMALL_GENERATOR_PARAMETERS = 250_000  # likewise; a convolution uses each of its weights at many places of a picture
+GENERATOR_THREADS = (1, 2, 4)  # with these a picture's bits are the same in every batch, with 3 or 5 they are not
 MOST_CHUNKS = 8  # of prompts that GPT-2 reads together; more bring nothing
+GRAPH_ROWS = 64  # of a tile of GPT-2: attention takes time for every row, also for those without a text
+MOST_GPU_SLOTS = 256
+GRAPH_STRIDE = 128  # graphs attend over multiples of this, or of a multiple of it where they would be too many
+MOST_GRAPH_LENGTHS = 8
 BATCH_TOKENS = 256  # that a CPU reads together; more bring nothing (docs/log.md)
 GPU_BATCH_TOKENS = 16_384
 MOST_WINDOWS = 128  # windows that are run together: enough for the products, few enough for a core's cache
@@ -44,14 +56,24 @@ def load_text(
 ) -> TextBackend:
     """A text bundle's backend with weights, states and keys of `dtype`, its KV cache at most `kv_bytes` large.
 
+    On a GPU its steps are CUDA graphs of one width, whatever is in their slots: the number of texts changes no bits.
     Raises StoreError where weights and config do not fit together or the cache has no room for the smallest batch.
     """
     config, weights = fitting_weights(bundle)
     if isinstance(config, Gpt2Config):
-        return Gpt2Backend(_with_weights(Gpt2(config), weights, device, dtype), device, kv_bytes)
+        text = Gpt2Backend(_with_weights(Gpt2(config), weights, device, dtype), device, kv_bytes)
+        if device.type == "cuda":
+            text.use_graphs(recorder_for(device), GRAPH_ROWS)
+        return text
     if not isinstance(config, LstmConfig):
         raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and writes no text")
-    return lstm_backend(_with_weights(LstmLanguageModel(config), weights, device, dtype), device)
+    model = _with_weights(LstmLanguageModel(config), weights, device, dtype)
+    if device.type != "cuda" or config.window is not None:
+        return lstm_backend(model, device)
+    # A step takes as long as its launches, whatever its width: one tile for all.
+    recurrent = LstmBackend(model, device, MOST_GPU_SLOTS)
+    recurrent.use_graphs(model, recorder_for(device), MOST_GPU_SLOTS)
+    return recurrent
 
 
 def load_images(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch.float32) -> ImageBackend:
@@ -59,7 +81,16 @@ def load_images(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch
     config, weights = fitting_weights(bundle)
     if not isinstance(config, DcganConfig):
         raise StoreError(f"{bundle.path} is for the task {bundle.manifest.task} and draws no pictures")
-    return DcganBackend(_with_weights(generator(config), weights, device, dtype), config.latent, device)
+    model = generator(config)
+    model.load_state_dict(weights)
+    # Folded in fp32, so that weights are rounded once; channels last is what bf16 and fp16 are computed fastest in.
+    folded = fold_batch_norm(model.eval()).to(device, dtype)
+    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs leave this one out
+    if device.type == "cuda":
+        # As they are, convolutions may add in any order, and round fp32 to 10 bits of mantissa.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+        return GraphDcganBackend(folded, config, device, recorder_for(device))
+    return DcganBackend(folded, config.latent, device)
 
 
 def load_classifier(bundle: Bundle, device: torch.device, dtype: torch.dtype = torch.float32) -> ClassifyBackend:
@@ -81,8 +112,18 @@ class HasParameters(Protocol):
 
 def threads_for(model: HasParameters) -> int:
     """How many CPU threads a model's calls use: fixed by the model and the machine, never by what else is running."""
-    small = sum(weight.numel() for weight in model.parameters()) < SMALL_MODEL_PARAMETERS
-    return 1 if small else MACHINE_THREADS
+    return 1 if _parameters(model) < SMALL_MODEL_PARAMETERS else MACHINE_THREADS
+
+
+def generator_threads(model: HasParameters) -> int:
+    """As `threads_for`, of a DCGAN's generator."""
+    if _parameters(model) < SMALL_GENERATOR_PARAMETERS:
+        return 1
+    return max(threads for threads in GENERATOR_THREADS if threads <= MACHINE_THREADS)
+
+
+def _parameters(model: HasParameters) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def _may_share(device: torch.device, threads: int) -> bool:
@@ -115,6 +156,8 @@ class LstmBackend:
     """State carried in slots: h and c per layer."""
 
     smallest_rows = SMALLEST_ROWS
+    writer: Writer | None = None
+    _graphs: GraphWriter | None = None
 
     def __init__(self, model: LstmProgram, device: torch.device, slots: int = MOST_SLOTS) -> None:
         self.slots = slots
@@ -123,6 +166,29 @@ class LstmBackend:
         self._device = device
         self._model = model
         self._state = model.zero_state(slots)  # row = slot
+
+    def use_graphs(self, model: LstmLanguageModel, recorder: Recorder, tile: int | None) -> None:
+        """From now on steps are graphs, which draw too: tiles, or one for each row bucket. `model` is the module
+        itself: an archive has no single step."""
+
+        def step(tokens: Tensor, positions: Tensor, active: Tensor, length: int, first: int) -> Tensor:
+            end = first + len(tokens)
+            before: State = [(h[first:end], c[first:end]) for h, c in self._state]
+            after = chosen_state(active[:, None], model.step(tokens, before), before)
+            self._keep(before, after)
+            logits: Tensor = model.head(after[-1][0])
+            return logits
+
+        self.writer = self._graphs = GraphWriter(
+            step,
+            recorder,
+            self._device,
+            vocabulary_size=self.vocabulary_size,
+            slots=self.slots,
+            tile=tile,
+            lengths=[1],  # it does not look at positions
+        )
+        self.smallest_rows = self._graphs.smallest_rows
 
     def reset(self, slot: int) -> None:
         for h, c in self._state:
@@ -139,7 +205,7 @@ class LstmBackend:
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """All chunks together; rows that have ended keep their state."""
         torch.set_num_threads(self.threads)
-        rows = max(SMALLEST_ROWS, 1 << (len(chunks) - 1).bit_length())
+        rows = max(self.smallest_rows, 1 << (len(chunks) - 1).bit_length())
         lengths = [len(chunk.tokens) for chunk in chunks] + [0] * (rows - len(chunks))
         longest = max(lengths)
         padded = [chunk.tokens + [0] * (longest - len(chunk.tokens)) for chunk in chunks]
@@ -159,21 +225,28 @@ class LstmBackend:
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         torch.set_num_threads(self.threads)
+        if self._graphs:
+            return self._graphs.logits(tokens, positions, active)
         rows = len(tokens)
         before: State = [(h[:rows], c[:rows]) for h, c in self._state]
         fed = torch.tensor(tokens, device=self._device)[:, None]
         wanted = torch.arange(rows, device=self._device)
         logits, after = self._model.advance(fed, torch.tensor(active)[:, None], wanted, before)
+        self._keep(before, after)
+        return logits.float()
+
+    @staticmethod
+    def _keep(before: State, after: State) -> None:
         for (h, c), (new_h, new_c) in zip(before, after, strict=True):
             h.copy_(new_h)
             c.copy_(new_c)
-        return logits.float()
 
 
 class WindowedLstmBackend:
     """Each token is predicted from the last `window` tokens with zero initial state; a slot holds those tokens."""
 
     smallest_rows = SMALLEST_ROWS
+    writer: Writer | None = None
 
     def __init__(self, model: LstmProgram, device: torch.device, slots: int = MOST_SLOTS) -> None:
         if model.config.window is None:
@@ -247,11 +320,14 @@ class KvSlots:
     """A KV cache in contiguous slots, in the precision of a model's weights."""
 
     smallest_rows = SMALLEST_ROWS
+    writer: Writer | None = None
 
     def __init__(self, config: Gpt2Config, device: torch.device, dtype: torch.dtype, kv_bytes: int) -> None:
         """Raises StoreError if `kv_bytes` has no room for the smallest batch."""
         slot_bytes = KvCache.bytes_per_slot(config, dtype)
         self.slots = min(MOST_SLOTS, kv_bytes // slot_bytes // SMALLEST_ROWS * SMALLEST_ROWS)
+        if device.type == "cuda" and self.slots == MOST_SLOTS:
+            self.slots = min(MOST_GPU_SLOTS, kv_bytes // slot_bytes // GRAPH_ROWS * GRAPH_ROWS)
         if not self.slots:
             raise StoreError(
                 f"a KV cache of {kv_bytes:,} bytes has no room for {SMALLEST_ROWS} texts of {slot_bytes:,} bytes each; "
@@ -260,6 +336,7 @@ class KvSlots:
         self.vocabulary_size = config.vocabulary_size
         self._config = config
         self._device = device
+        self._dtype = dtype
         self._cache = KvCache(config, self.slots, device, dtype)
 
     def reset(self, slot: int) -> None:
@@ -276,26 +353,54 @@ class KvSlots:
 class Gpt2Backend(KvSlots):
     """Decode runs over the first rows of the cache without copying."""
 
+    _graphs: GraphWriter | None = None
+    _reader: GraphReader | None = None
+
     def __init__(self, model: Gpt2, device: torch.device, kv_bytes: int = DEFAULT_KV_BYTES) -> None:
         super().__init__(model.config, device, model.tokens.weight.dtype, kv_bytes)
         self.threads = threads_for(model)
         self._model = model
 
+    def use_graphs(self, recorder: Recorder, tile: int | None) -> None:
+        """From now on steps are graphs, which draw too: tiles, or one for each row bucket. So are whole chunks of
+        prompts, eight to a graph."""
+        lengths = graph_lengths(self._config.context_tokens)
+        self.writer = self._graphs = GraphWriter(
+            self._step,
+            recorder,
+            self._device,
+            vocabulary_size=self.vocabulary_size,
+            slots=self.slots,
+            tile=tile,
+            lengths=lengths,
+        )
+        self.smallest_rows = self._graphs.smallest_rows
+        states = torch.zeros(MOST_CHUNKS, PREFILL_CHUNK, self._config.width, device=self._device)
+        reading = [length for length in lengths if length >= PREFILL_CHUNK]
+        self._reader = GraphReader(partial(self._model.read, self._cache), recorder, states.to(self._dtype), reading)
+
+    def _step(self, tokens: Tensor, positions: Tensor, active: Tensor, length: int, first: int) -> Tensor:
+        return self._model.step(self._cache.part(first, len(tokens)), tokens, positions, length)
+
     @torch.inference_mode()
     def prefill(self, chunks: list[Chunk]) -> list[Tensor | None]:
         """Each chunk is padded to the full width: one shape per place in a prompt."""
         torch.set_num_threads(self.threads)
-        hidden: dict[int, Tensor] = {}  # by slot
+        logits: dict[int, Tensor] = {}  # by slot
         for group in self._groups(chunks):
-            width = min(PREFILL_CHUNK, self._config.context_tokens - group[0].start)
-            padded = [chunk.tokens + [0] * (width - len(chunk.tokens)) for chunk in group]
-            slots, starts = [chunk.slot for chunk in group], [chunk.start for chunk in group]
-            states = self._model.prefill(self._cache, slots, torch.tensor(padded, device=self._device), starts)
-            hidden |= zip(slots, states, strict=True)
-        return [
-            self._model.logits(hidden[chunk.slot])[: len(chunk.tokens)].float() if chunk.scored else None
-            for chunk in chunks
-        ]
+            for chunk, states in zip(group, self._read(group), strict=False):
+                if chunk.scored:
+                    logits[chunk.slot] = self._model.logits(states)[: len(chunk.tokens)].float()
+        return [logits.get(chunk.slot) for chunk in chunks]
+
+    def _read(self, group: list[Chunk]) -> Tensor:
+        """States (chunks or more, T, E) of chunks that are read together."""
+        width = min(PREFILL_CHUNK, self._config.context_tokens - group[0].start)
+        if self._reader and width == PREFILL_CHUNK:
+            return self._reader.read(group)
+        padded = [chunk.tokens + [0] * (width - len(chunk.tokens)) for chunk in group]
+        slots, starts = [chunk.slot for chunk in group], [chunk.start for chunk in group]
+        return self._model.prefill(self._cache, slots, torch.tensor(padded, device=self._device), starts)
 
     def _groups(self, chunks: list[Chunk]) -> list[list[Chunk]]:
         """Chunks that are read together without changing each other's bits.
@@ -303,15 +408,19 @@ class Gpt2Backend(KvSlots):
         The narrow chunk at the end of a context that is no multiple of 32 stays alone: its width may be odd.
         """
         full = self._config.context_tokens // PREFILL_CHUNK * PREFILL_CHUNK
-        sharing = _may_share(self._device, self.threads)
-        together = [chunk for chunk in chunks if sharing and chunk.start < full]
-        alone = [[chunk] for chunk in chunks if not sharing or chunk.start >= full]
-        return alone + [together[begin : begin + MOST_CHUNKS] for begin in range(0, len(together), MOST_CHUNKS)]
+        whole = [chunk for chunk in chunks if chunk.start < full]
+        alone = [[chunk] for chunk in chunks if chunk.start >= full]
+        if self._reader:
+            return alone + self._reader.groups(whole)
+        size = MOST_CHUNKS if _may_share(self._device, self.threads) else 1
+        return alone + [whole[begin : begin + size] for begin in range(0, len(whole), size)]
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], active: list[bool]) -> Tensor:
         """An inactive row writes at its position, which a later prefill or decode of that slot overwrites unread."""
         torch.set_num_threads(self.threads)
+        if self._graphs:
+            return self._graphs.logits(tokens, positions, active)
         logits = self._model.decode(
             self._cache,
             torch.tensor(tokens, device=self._device),
@@ -321,12 +430,18 @@ class Gpt2Backend(KvSlots):
         return logits.float()
 
 
+def graph_lengths(context: int) -> list[int]:
+    """How many positions steps attend over that graphs are made of, ascending; the last is the context."""
+    stride = GRAPH_STRIDE * -(-context // (GRAPH_STRIDE * MOST_GRAPH_LENGTHS))
+    return [*range(stride, context, stride), context]
+
+
 class DcganBackend:
     """A generator, as our module or as an archive of it: latents (B, latent, 1, 1) -> pictures (B, channels, H, W)."""
 
     def __init__(self, model: nn.Module, latent: int, device: torch.device) -> None:
         self.latent = latent
-        self.threads = threads_for(model)
+        self.threads = generator_threads(model)
         self._device = device
         self._model = model
         self._dtype = next(model.parameters()).dtype
@@ -339,6 +454,23 @@ class DcganBackend:
 
     def draw(self, latents: Tensor) -> Tensor:
         return to_pixels(self.paint(latents)).cpu()
+
+
+class GraphDcganBackend(DcganBackend):
+    """Pictures are drawn by graphs, one for each size of a batch."""
+
+    def __init__(self, model: nn.Module, config: DcganConfig, device: torch.device, recorder: Recorder) -> None:
+        super().__init__(model, config.latent, device)
+        shape = (config.size, config.size, config.channels)
+        self._painter = GraphPainter(
+            lambda latents: to_pixels(self.paint(latents)), recorder, device, config.latent, shape
+        )
+
+    def launch(self, latents: Tensor) -> Callable[[], Tensor]:
+        return self._painter.launch(latents)
+
+    def draw(self, latents: Tensor) -> Tensor:
+        return self.launch(latents)().clone()
 
 
 class ClassifierRows:

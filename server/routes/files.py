@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import BinaryIO
 
 from flask import Blueprint, Response
 from flask.typing import ResponseReturnValue
@@ -15,12 +13,12 @@ from contracts.requests import FileForm
 from server import answers, queries
 from server.access import caller
 from server.admission import parse
+from server.file_pieces import FilePieces
 from server.files import MOST_FILES_LISTED, StoredFile
 from server.services import services
 from server.threads import in_thread
 from server.uploads import upload
 
-_PIECE_BYTES = 1 << 18
 _NESTED = re.compile(r"(\w+)\[(\w+)\]")
 
 blueprint = Blueprint("files", __name__)
@@ -77,7 +75,7 @@ def read_file_content(file_id: str) -> ResponseReturnValue:
         content = in_thread(here.files.path_of(stored).open, "rb")
     except FileNotFoundError:
         raise NotFound(f"The file {file_id} was deleted just now.", param="id") from None
-    response = Response(_pieces(content), mimetype="application/octet-stream")
+    response = Response(FilePieces(content), mimetype="application/octet-stream")
     response.call_on_close(content.close)  # also where nothing of it was read
     response.content_length = stored.bytes
     response.headers["Content-Disposition"] = f'attachment; filename="{stored.id}.jsonl"'
@@ -126,9 +124,3 @@ def _fields(form: dict[str, str]) -> dict[str, object]:
         else:
             fields[name] = found
     return fields
-
-
-def _pieces(content: BinaryIO) -> Iterator[bytes]:
-    with content:
-        while piece := in_thread(content.read, _PIECE_BYTES):
-            yield piece

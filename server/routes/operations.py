@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contracts.announcements import read_announcements
 from contracts.errors import NotReady
+from server import page_files
 from server.docs_page import docs_page
 from server.openapi import document
 from server.services import services
@@ -52,9 +53,11 @@ def docs() -> ResponseReturnValue:
 
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
-    """This list."""
+    """This list; for browsers the page for people."""
+    if page_files.is_asked_for():
+        return page_files.page_response(page_files.INDEX)
     routes = {}
     for rule in current_app.url_map.iter_rules():
         method = ", ".join(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}))
         routes[f"{method} {rule.rule}"] = current_app.view_functions[rule.endpoint].__doc__
-    return {"name": "Kamishibai", "routes": routes}
+    return {"name": "Kamishibai", "routes": routes}, {"Vary": "Accept"}

@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import threading
 import time
 import urllib.request
@@ -28,6 +27,7 @@ from tests.chaos.faults import SERVERS, WORKERS
 from tests.chaos.history import History
 from tests.chaos.orders import BODIES, HANGS, POISON
 from tests.chaos.proxy import Proxy
+from tests.ports import free_port
 from workers.embedded_redis import EmbeddedRedis
 from workers.processes import python_module
 from workers.supervisor import POLL_SECONDS, Part
@@ -183,12 +183,6 @@ class Fleet:
         # The shell becomes the process: same id, output in a file, and a write to a full disk fails instead of killing.
         command = ["/bin/sh", "-c", 'trap "" XFSZ; exec "$@" >>"$0" 2>&1', str(log), *part.command]
         return Member(part.name, command, part.environment, stop_seconds=part.stop_seconds, log=log)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def answers(url: str) -> bool:

@@ -51,7 +51,7 @@ def test_an_empty_or_missing_store_says_what_to_do(kamishibai, tmp_path, make):
         (tmp_path / "store").mkdir()
     ended = kamishibai("models", "--store", tmp_path / "store")
     assert (ended.status, ended.err) == (0, "")
-    assert ended.out == f"{tmp_path / 'store'} holds no model. `kamishibai demo` makes three small ones.\n"
+    assert ended.out == f"{tmp_path / 'store'} holds no model. `kamishibai demo` makes four small ones.\n"
     assert (tmp_path / "store").exists() == make
 
 

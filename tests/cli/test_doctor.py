@@ -23,7 +23,10 @@ def test_a_sound_machine_has_nothing_to_mend(doctor, store):
     ended = doctor()
     assert ended.status == 0, ended.out
     assert "nothing to mend" in ended.out
-    assert "answers: valkey" in ended.out
+    assert "✓ valkey 9" in ended.out
+    assert "it evicts nothing" in ended.out
+    assert "append-only file" in ended.out
+    assert "ms away from this machine's" in ended.out
     for name in store.names():
         assert f"{name}@1 (latest): pytorch:fp32" in ended.out
 

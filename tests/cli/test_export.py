@@ -46,6 +46,14 @@ def test_the_formats_and_precisions_asked_for_are_written(export, tmp_path):
     assert Store(tmp_path / "store").open("tiny").variants() == ["pytorch:fp32", "torchscript:fp32", "torchscript:fp16"]
 
 
+def test_a_candidate_is_not_the_latest_until_it_is_promoted(export, kamishibai, tmp_path):
+    for _ in range(2):
+        assert export("--formats", "pytorch", "--precisions", "fp32", "--candidate").status == 0
+    assert Store(tmp_path / "store").latest("tiny") == 1
+    assert kamishibai("models", "rollback", "tiny", "--to", 2, "--store", tmp_path / "store").status == 0
+    assert Store(tmp_path / "store").latest("tiny") == 2
+
+
 def test_a_pair_that_cannot_be_is_refused_with_the_reason_and_nothing_is_written(export, tmp_path):
     ended = export("--formats", "onnx,pt2", "--precisions", "bf16")
     assert ended.status == 1

@@ -44,6 +44,7 @@ def test_all_commands_are_known_to_these_tests():
         "train gpt2",
         "train genres",
         "evaluate pictures",
+        "bench",
     } <= names
 
 
@@ -81,6 +82,7 @@ RUN = "import sys; sys.argv = ['kamishibai', {}]\nfrom cli.main import main\ntry
             for path in (["up"], ["generate"], ["classify"], ["dump"], ["import", "hf"], ["evaluate", "text"])
         ],
         (RUN.format("'models', '--store', '/nowhere'"), [*HEAVY, "flask", "rq"]),
+        ("import cli.bench.command", [*HEAVY, "flask", "PIL", "matplotlib"]),
         ("import cli.dump", [*HEAVY, "flask", "PIL"]),  # a server's client computes nothing
         ("import server.app", [*HEAVY, "PIL"]),
         ("import server.serving", HEAVY),

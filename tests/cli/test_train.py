@@ -91,6 +91,7 @@ def test_gpt2_takes_records_a_recipe_file_and_flags(kamishibai, tmp_path, monkey
     assert [path.name for path in (tmp_path / "rate").iterdir()] == ["learning-rate.png"]
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_learns(corpus, tmp_path):
     arguments: list[object] = [
         "train",
@@ -107,11 +108,13 @@ def test_two_processes_learn_what_one_learns(corpus, tmp_path):
     arguments += ["--dropout", 0, "--learning-rate", 0.003, "--device", "cpu"]
     status, said = ended(start(*arguments, "--output", tmp_path / "one", cwd=tmp_path))
     assert status == 0, said
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # `accelerate launch --cpu` starts one process, whatever number it is given.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher += ["--tee", "3", "--log-dir", str(tmp_path / "logs")]
     two = start(*arguments, "--output", tmp_path / "two", cwd=tmp_path, launcher=launcher)
     status, said = ended(two)
     assert status == 0, said
+    assert sorted(path.name for path in (tmp_path / "logs").glob("*/attempt_0/*")) == ["0", "1"]
     losses, others = (
         [line.get("loss", line.get("validation_loss")) for line in read_metrics(tmp_path / name)]
         for name in ("one", "two")

@@ -91,6 +91,7 @@ def test_all_that_is_said_of_an_order_is_read_back(connection, jobs):
     assert record.meta == JobMeta(
         owner="somebody",
         request_id="r-1",
+        payload="text:2",
         work=3 + 2 * 10,
         deadline=4e9,
         metadata={"a": "b", "ä": "☃"},

@@ -252,7 +252,7 @@ def test_a_payload_is_a_request_or_refused_and_nothing_else(payload):
     ("payload", "named"),
     [
         (TEXT | {"colour": 1}, "'text.colour' is not a field"),
-        (TEXT | {"schema_version": 1}, "'text.schema_version' is 1"),
+        (TEXT | {"schema_version": 0}, "'text.schema_version' is 0"),
         (TEXT | {"task": "dance"}, "'dance'"),
         (TEXT | {"prompt_tokens": []}, "'text.prompt_tokens'"),
         (TEXT | {"prompt_tokens": [-1]}, "'text.prompt_tokens.0' is -1"),

@@ -341,15 +341,43 @@ def test_the_last_version_that_was_written_is_the_latest(empty):
 def test_after_a_roll_back_the_version_before_is_the_latest_until_another_is_written(empty):
     for _ in range(3):
         empty.write("m", fill)
-    assert empty.roll_back("m") == 2
+    assert empty.roll_back("m") == (2, None)
     assert empty.open("m").manifest.version == 2
-    assert empty.roll_back("m") == 1
+    assert empty.roll_back("m") == (1, None)
     with pytest.raises(StoreError, match="m@1 is the first version that is left"):
         empty.roll_back("m")
-    assert empty.roll_back("m", 3) == 3
-    assert empty.roll_back("m", 1) == 1
+    assert empty.roll_back("m", 3) == (3, None)
+    assert empty.roll_back("m", 1) == (1, None)
     assert empty.write("m", fill).manifest.version == 4
     assert empty.latest("m") == 4
+    assert empty.roll_back("m") == (1, None), "what version 4 has replaced"
+
+
+def test_a_candidate_is_not_the_latest_until_it_is_promoted_and_a_roll_back_undoes_that(empty):
+    candidates = Store(empty.root, candidates=True)
+    assert candidates.write("m", fill).manifest.version == 1
+    assert empty.chosen("m") == (1, None), "the first version has nothing to wait for"
+    assert candidates.write("m", fill).manifest.version == 2
+    assert empty.chosen("m") == (1, None)
+    empty.promote("m", 2, "pytorch:fp32")
+    assert empty.chosen("m") == (2, "pytorch:fp32")
+    assert empty.roll_back("m") == (1, None)
+    with pytest.raises(StoreError, match="m@1 is the first version that is left"):
+        empty.roll_back("m")
+    empty.promote("m", 1, "pytorch:fp32")
+    assert empty.roll_back("m") == (1, None), "the variant that workers choose"
+    for version, variant in ((9, None), (2, "onnx:int8")):
+        with pytest.raises(StoreError, match=r"has no (model m@9|variant 'onnx:int8')"):
+            empty.promote("m", version, variant)
+
+
+def test_an_older_version_can_be_promoted_and_that_undone(empty):
+    for _ in range(3):
+        empty.write("m", fill)
+    empty.promote("m", 1, "pytorch:fp32")
+    assert empty.roll_back("m") == (3, None)
+    (empty.root / "m" / "latest").write_text("2\n3\n")  # as a roll back from 3 once left it
+    assert empty.roll_back("m") == (1, None)
 
 
 @pytest.mark.parametrize("pointer", ["", "7\n", "seven", "-1", "7\n2\n", "1_0", "\xff"])

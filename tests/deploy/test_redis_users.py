@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from openai import OpenAI, OpenAIError
+from openai import NotFoundError, OpenAI, OpenAIError
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from contracts.connection import connect
+from contracts.requests import Target
+from contracts.shadows import Shadow, Shadows
+from tests.ports import free_port
 from workers.embedded_redis import find_server
 
 SETTINGS = ("KAMISHIBAI_MODEL_CONTROL", "KAMISHIBAI_WEBHOOK_HTTP", "KAMISHIBAI_WEBHOOK_PRIVATE")
@@ -149,9 +151,7 @@ def use_everything(product, tester):
     limits = ["--jobs-per-minute", "1000", "--unfinished-jobs", "100"]
     key = product.command("keys", "create", "ops", "--scope", "admin", *limits).strip()
     worker = product.start("kamishibai-worker", "worker", "--device", "cpu", "--name", "one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     product.start("kamishibai-server", "serve", "--port", str(port))
     with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as client:
         wait_until(lambda: len(list(client.models.list())) == 3)
@@ -160,6 +160,7 @@ def use_everything(product, tester):
         use_control(client)
         use_batches(client, product)
         use_webhooks(client, tester)
+        use_shadows(client, product, tester)
         use_jobs(client, product, tester, worker)
     assert "ops" in product.command("keys", "list")
     product.command("keys", "revoke", "ops")
@@ -240,6 +241,19 @@ def use_batches(client, product):
     assert [batch.id for batch in client.batches.list()] == [long, pictures]
 
 
+def use_shadows(client, product, tester):
+    """A version beside itself, so that one worker is enough."""
+    target = Target(model="lstm", version=1, variant="pytorch:fp32")
+    Shadows(tester).begin(Shadow(live=target, candidate=target, share=1))
+    time.sleep(2)  # until the clerk has heard of it
+    client.completions.create(model="lstm", prompt="the", max_tokens=5)
+    wait_until(lambda: client.get("/models/lstm/shadow", cast_to=object)["divergence"]["tokens"])
+    assert "on 100.0% of its requests" in product.command("models", "shadow", "lstm")
+    product.command("models", "shadow", "lstm", "--stop")
+    with suppress(NotFoundError):
+        client.delete("/models/lstm/shadow", cast_to=object)
+
+
 def use_jobs(client, product, tester, worker):
     done = post_job(client, max_tokens=5)
     assert read_job(client, done, "?wait=30") == "succeeded"
@@ -306,6 +320,8 @@ def test_the_product_runs_under_these_users_and_uses_all_that_they_may(product, 
         ("server", "DEL kamishibai:janitor"),
         ("worker", "HSET kamishibai:keys id {}"),
         ("worker", "HMGET kamishibai:keys id"),
+        ("worker", "HSET kamishibai:shadows x {}"),
+        ("clerk", "HDEL kamishibai:shadows x"),
         ("worker", "DEL kamishibai:keys"),
         ("worker", "SUBSCRIBE rq:other"),
         ("server", "DEL kamishibai:batch_lease:x"),

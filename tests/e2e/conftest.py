@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import psutil
 import pytest
 
 from contracts.store import Store
+from tests.ports import free_port
 
 
 class Product:
@@ -29,9 +29,7 @@ class Product:
     def __init__(
         self, store: Path, *options: str, settings: dict[str, str] | None = None, log: Path | None = None
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-P", "-m", "cli.main", "up", "--store", str(store), "--port", str(self.port)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KAMISHIBAI_")}
@@ -107,12 +105,24 @@ def start_product(store: Store) -> Iterator[Callable[..., Product]]:
 
 
 @pytest.fixture(scope="module")
-def shared_product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+def start_shared_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Product]]:
+    """Starts one for all tests of a module."""
+    started: list[Product] = []
+
+    def start(root: Path, settings: dict[str, str] | None = None) -> Product:
+        started.append(Product(root, settings=settings, log=tmp_path_factory.mktemp("log") / "up.log"))
+        started[-1].wait_ready()
+        return started[-1]
+
+    yield start
+    for product in started:
+        product.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_product(request: pytest.FixtureRequest, start_shared_product: Callable[..., Product]) -> Product:
     """One for all tests of a module, on the store that the module's fixture `root` names."""
-    running = Product(request.getfixturevalue("root"), log=tmp_path_factory.mktemp("log") / "up.log")
-    running.wait_ready()
-    yield running
-    running.stop()
+    return start_shared_product(request.getfixturevalue("root"))
 
 
 @pytest.fixture

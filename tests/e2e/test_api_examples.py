@@ -21,11 +21,9 @@ PLACE = "127.0.0.1:8000"  # of the server, in the page
 
 
 @pytest.fixture(scope="module")
-def root(demo_store, classifiers, tmp_path_factory):
+def root(demo_store, tmp_path_factory):
     """A store with a model of each kind."""
-    root = shutil.copytree(demo_store.root, tmp_path_factory.mktemp("all") / "store")
-    shutil.copytree(classifiers.root / "genres", root / "genres")
-    return root
+    return shutil.copytree(demo_store.root, tmp_path_factory.mktemp("all") / "store")
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,7 @@ def test_a_server_that_takes_few_jobs_at_once_takes_them_all_in_the_end(start_ow
     assert (there[0], there[1]) == (0, here[1]), there[2]
 
 
+@pytest.mark.long
 def test_a_server_that_takes_few_jobs_a_minute_is_asked_again_when_it_says(start_own, dump, root):
     slow = start_own(KAMISHIBAI_JOBS_PER_MINUTE="60")  # these at once, then one a second
     options = ("movies", "--genres", "a", "--samples", 63, "--temperatures", 1, "--top-p", "off", "--max-tokens", 3)

@@ -37,7 +37,7 @@ def test_the_readmes_examples_do_what_it_says(start_product, demo_store, example
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
 
-    text, streamed, picture, job, resumed, operations = examples
+    text, streamed, picture, genres, job, resumed, operations = examples
     completion = json.loads(run(text))
     assert completion["choices"][0]["text"]
     events = [line.removeprefix("data: ") for line in run(streamed).splitlines() if line.startswith("data: ")]
@@ -46,6 +46,8 @@ def test_the_readmes_examples_do_what_it_says(start_product, demo_store, example
     assert "".join(parts) == completion["choices"][0]["text"]
     run(picture)
     assert (tmp_path / "face.png").read_bytes().startswith(b"\x89PNG")
+    tagged = json.loads(run(genres))["data"]
+    assert [len(found["scores"]) for found in tagged] == [3, 3]
     assert json.loads(run(job))["status"] == "succeeded"
     whole, rest = run(resumed).split("data: [DONE]")[:2]
     assert _text_of(whole).encode()[100:] == _text_of(rest).encode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from contracts.requests import TextRequest
+from tests.ports import free_port
 from workers.embedded_redis import running_url
 from workers.local import LocalModel
 
@@ -63,9 +63,7 @@ class Reader:
 @pytest.fixture
 def other_server(store, product):
     """A second server on the product's Redis; its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-P", "-m", "cli.main", "serve", "--store", str(store.root), "--port", str(port)]
     environment = os.environ | {"KAMISHIBAI_REDIS_URL": running_url(store.root) or ""}
     process = subprocess.Popen(command, env=environment)

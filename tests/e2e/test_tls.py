@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from contracts.api_keys import ApiKeys
 from contracts.connection import connect
+from tests.ports import free_port
 
 OPENSSL = shutil.which("openssl") or ""
 pytestmark = pytest.mark.skipif(
@@ -143,9 +144,7 @@ def test_a_redis_without_tls_is_not_spoken_to_in_the_clear(authority, connection
 @pytest.fixture
 def start_server(tls_url, store):
     """A server in a process of its own, where gevent patches the ssl module too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"KAMISHIBAI_REDIS_URL": tls_url, "KAMISHIBAI_STORE": str(store.root)}
     command = [sys.executable, "-P", "-m", "cli.main", "serve", "--port", str(port)]
     process = subprocess.Popen(command, env=environment)

@@ -58,6 +58,20 @@ def test_a_bundle_holds_the_weights_and_the_story_of_its_run(run, store):
     assert load_text(bundle, CPU).decode([0] * 4, [0] * 4, [True] * 4).shape == (4, 4)
 
 
+def test_what_the_training_has_drawn_comes_along_and_nothing_else(run, store, monkeypatch):
+    monkeypatch.setattr("export.run.MOST_REPORT_BYTES", 10)
+    (run / "loss.png").write_bytes(b"curve")
+    (run / "animation.gif").write_bytes(b"far too large")
+    (run / "metrics.jsonl").write_bytes(b"")
+    (run / "samples").mkdir()
+    for epoch in (1, 2):
+        (run / "samples" / f"epoch-00{epoch}.png").write_bytes(b"%d" % epoch)
+    bundle = export_run(run, store, "letters")
+    assert bundle.manifest.reports == ["epoch-002.png", "loss.png"]
+    assert (bundle.path / "loss.png").read_bytes() == b"curve"
+    assert "metrics.jsonl" not in bundle.manifest.files
+
+
 def test_a_picture_run_becomes_a_bundle_without_tokenizer(tmp_path, store):
     config = DcganConfig(size=8, latent=5, width=4)
     description = RunDescription(family="dcgan", task="image", config=vars(config), hyperparameters={}, metrics={})

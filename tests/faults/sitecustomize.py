@@ -6,6 +6,7 @@ fixture `faults` in tests/conftest.py makes that environment. A fault:
 
     seed     the request with this seed brings it about; without, any request does (but not a model's warm-up)
     kind     die: SIGKILL to itself.  stop: SIGSTOP to itself.  hang: sleeps for ever.  raise: the call raises.
+             slow: every call takes `seconds` longer.
              memory: the runtime raises torch.OutOfMemoryError for more than `rows` rows (or pictures) at once.
     calls    it lets so many calls with that request pass before (default 0)
     times    it happens so often in all, over all children (default: always); needs `log`
@@ -34,6 +35,7 @@ class Fault:
     def __init__(self, entry: dict[str, Any]) -> None:
         self.kind: str = entry["kind"]
         self.rows: int = entry.get("rows", 0)
+        self.seconds: float = entry.get("seconds", 0.0)
         self._seed: int | None = entry.get("seed")
         self._calls: int = entry.get("calls", 0)
         self._times: float = entry.get("times", float("inf"))
@@ -62,6 +64,9 @@ class Fault:
     def happen(self) -> None:
         if self.kind == "raise":
             raise RuntimeError("a fault that a test asked for")
+        if self.kind == "slow":
+            time.sleep(self.seconds)
+            return
         if self.kind == "hang":
             time.sleep(10_000)
         os.kill(os.getpid(), signal.SIGSTOP if self.kind == "stop" else signal.SIGKILL)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contracts.bundle import GRAPHS, WEIGHTS
+from contracts.bundle import GRAPHS, WEIGHTS, WRITERS
 from contracts.errors import StoreError
 from models.bert import Bert, BertConfig
 from models.dcgan import DcganConfig, generator
@@ -52,7 +52,7 @@ TAGS = BertConfig(VOCABULARY, context_tokens=64, width=64, layers=2, heads=4, in
 
 TEXTS: dict[str, Any] = {"gpt2": GPT2, "characters": CHARACTERS, "words": WORDS, "windows": WINDOWS}
 MODULES: dict[type, Any] = {Gpt2Config: Gpt2, LstmConfig: LstmLanguageModel, DcganConfig: generator, BertConfig: Bert}
-WRITERS: dict[type, Any] = {
+WRITE: dict[type, Any] = {
     Gpt2Config: write_onnx_gpt2,
     LstmConfig: write_onnx_lstm,
     DcganConfig: write_onnx_dcgan,
@@ -73,7 +73,7 @@ def graph(tmp_path_factory):
             weights = {name: 3 * weight if weight.dim() > 1 else weight for name, weight in model.state_dict().items()}
             folder = tmp_path_factory.mktemp("graph")
             save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
-            WRITERS[type(config)](folder, config, precision)
+            WRITE[type(config)](folder, config, precision)
             made[config, precision] = folder / GRAPHS[precision]
         return made[config, precision]
 
@@ -146,6 +146,15 @@ def test_what_the_probe_says_on_a_gpu(load, graph, record_property):
     record_property("text", probe_text(load(GPU), GPT2.context_tokens).batch_invariant)
     record_property("pictures", probe_images(OnnxDcganBackend(graph(FACES, "fp16"), FACES, GPU)).batch_invariant)
     record_property("labels", probe_classify(OnnxBertBackend(graph(TAGS, "fp32"), TAGS, GPU)).batch_invariant)
+
+
+def test_where_a_graph_that_draws_would_run(graph, record_property):
+    """Until this was seen, LSTMs step one by one there (`_writer_graph` in models/runtimes/onnx.py)."""
+    try:
+        open_session(graph(CHARACTERS, "fp32").with_name(WRITERS["fp32"]), 1, GPU)
+        record_property("left to the CPU", "")
+    except StoreError as error:
+        record_property("left to the CPU", str(error))
 
 
 @pytest.mark.parametrize(

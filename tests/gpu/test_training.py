@@ -35,14 +35,13 @@ def test_training_on_the_gpu_comes_to_the_losses_of_the_cpu(name, tmp_path):
 
 
 def test_genres_learnt_on_the_gpu_are_those_of_the_cpu(tmp_path):
-    from tests.training.genres.test_encoder import DATA, RECIPE
-    from training.genres.encoder import genres_objective
+    from tests.training.genres.test_encoder import RECIPE, objective_of
 
     recipe = RECIPE.model_copy(update={"dropout": 0.0, "epochs": 3})
     runs = {}
     for device in ("cpu", "auto"):
         folder = RunFolder(tmp_path / device)
-        trainer = Trainer(genres_objective(DATA, recipe), folder, device=device, show_progress=False, logs=False)
+        trainer = Trainer(objective_of(recipe), folder, device=device, show_progress=False, logs=False)
         runs[device] = losses(trainer.run())
     assert runs["auto"] == pytest.approx(runs["cpu"], rel=0.02)
 

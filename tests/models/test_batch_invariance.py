@@ -5,12 +5,19 @@ import random
 import pytest
 import torch
 
-from models.dcgan import DcganConfig, generator
+from models.dcgan import DcganConfig, fold_batch_norm, generator
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
 from models.noise import latents
 from models.runtimes import PREFILL_CHUNK, SMALLEST_ROWS, Chunk, pytorch
-from models.runtimes.pytorch import DcganBackend, Gpt2Backend, LstmBackend, WindowedLstmBackend
+from models.runtimes.pytorch import (
+    GENERATOR_THREADS,
+    DcganBackend,
+    Gpt2Backend,
+    LstmBackend,
+    WindowedLstmBackend,
+    generator_threads,
+)
 
 CPU = torch.device("cpu")
 VOCABULARY = 211
@@ -100,18 +107,28 @@ def test_a_scored_prompt_does_not_depend_on_those_that_are_read_with_it(monkeypa
             assert torch.equal(together[slot], expected)
 
 
-@pytest.mark.parametrize(("size", "width"), [(16, 8), (32, 24), (64, 16)])
-def test_pictures_do_not_depend_on_the_batch(threads, size, width):
+@pytest.mark.parametrize("threads", GENERATOR_THREADS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("size", "width"), [(16, 8), (32, 24), (64, 16), (64, 32)])
+def test_pictures_do_not_depend_on_the_batch(monkeypatch, threads, dtype, size, width):
+    """With every number of threads that a generator may be given, also where there are fewer processors."""
     config = DcganConfig(size=size, latent=64, width=width)
     with torch.random.fork_rng():
         torch.manual_seed(9)
-        model = generator(config).eval().requires_grad_(False)
-    noise = latents(3, list(range(64)), 64)
-    with torch.inference_mode():
-        together = model(noise[:, :, None, None])
-        for batch in (1, 2, 4, 8, 16, 32):
-            for begin in range(0, 64, max(batch, 16)):
-                part = model(noise[begin : begin + batch, :, None, None])
-                assert torch.equal(part, together[begin : begin + batch]), f"batch {batch}"
-    pixels = DcganBackend(model, 64, CPU).draw(noise)
-    assert torch.equal(pixels[5:6], DcganBackend(model, 64, CPU).draw(noise[5:6]))
+        model = fold_batch_norm(generator(config).eval()).to(dtype)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs leave this one out
+    backend = DcganBackend(model, 64, CPU)
+    monkeypatch.setattr(backend, "threads", threads)
+    noise = latents(3, list(range(32)), 64)
+    together = backend.paint(noise)
+    for batch in (1, 2, 4, 8, 16):
+        for begin in range(0, 32, max(batch, 8)):
+            part = backend.paint(noise[begin : begin + batch])
+            assert torch.equal(part, together[begin : begin + batch]), f"batch {batch}"
+
+
+def test_a_generator_gets_a_number_of_threads_that_keeps_its_bits(monkeypatch):
+    large, small = (generator(DcganConfig(size=32, latent=64, width=width)) for width in (64, 4))
+    for machine, expected in {1: 1, 2: 2, 3: 2, 5: 4, 16: 4}.items():
+        monkeypatch.setattr(pytorch, "MACHINE_THREADS", machine)
+        assert (generator_threads(large), generator_threads(small)) == (expected, 1)

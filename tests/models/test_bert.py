@@ -89,6 +89,15 @@ def test_what_is_padded_behind_a_text_has_no_part_in_it():
     torch.testing.assert_close(model(padded, torch.tensor([5])), short, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [CONFIG, ROBERTA], ids=["bert", "roberta"])
+def test_training_that_computes_the_last_block_of_first_tokens_alone_gets_what_is_served(config):
+    backend = _backend(config)
+    texts = _texts(6, 4, 32, 5)
+    lengths = torch.tensor(list(map(len, texts)))
+    padded = torch.tensor([text + [0] * (32 - len(text)) for text in texts])
+    torch.testing.assert_close(backend._model(padded, lengths), backend.classify(texts), rtol=0, atol=1e-5)
+
+
 def test_on_several_threads_every_text_is_read_alone(monkeypatch):
     monkeypatch.setattr(pytorch, "SMALL_MODEL_PARAMETERS", 0)
     monkeypatch.setattr(pytorch, "MACHINE_THREADS", 2)

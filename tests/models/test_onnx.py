@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contracts.bundle import GRAPHS, WEIGHTS
+from contracts.bundle import GRAPHS, WEIGHTS, WRITERS
 from contracts.errors import StoreError
 from models.gpt2 import Gpt2, Gpt2Config
 from models.lstm import LstmConfig, LstmLanguageModel
@@ -63,8 +63,10 @@ def reference(model):
 
 @pytest.fixture
 def load(folder, config):
-    backend = OnnxGpt2Backend if isinstance(config, Gpt2Config) else OnnxLstmBackend
-    return lambda graph: backend(folder / graph, config)
+    if isinstance(config, Gpt2Config):
+        return lambda graph: OnnxGpt2Backend(folder / graph, config)
+    writers = {GRAPHS[precision]: folder / WRITERS[precision] for precision in WRITERS}
+    return lambda graph: OnnxLstmBackend(folder / graph, config, writer_graph=writers[graph])
 
 
 def _texts(generator, lengths):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers.generation import logits_process as oracle
 
+from models.candidates import keep_few
 from models.cdf import invert_cdf
 from models.sampling import BatchSampling, RowSampling, RowState, draw, log_probabilities, warp
 
@@ -242,3 +243,31 @@ def test_a_row_that_holds_no_numbers_draws_some_token_and_leaves_the_others_alon
         expected, got = drawn(logits), drawn(holed)
         assert got[:2] + got[3:] == expected[:2] + expected[3:]
         assert 0 <= got[2] < vocabulary
+
+
+@pytest.mark.parametrize("vocabulary", [40, 3_000])
+def test_short_lists_of_fixed_shape_leave_what_the_settings_leave(vocabulary):
+    """Beside the way that is not of fixed shape: the same candidates, in the same proportions."""
+    settings = [
+        RowSampling(1.0),
+        RowSampling(0.7, top_k=5),
+        RowSampling(1.3, top_k=256, top_p=0.6),
+        RowSampling(1.0, top_k=30, min_p=0.1),
+        RowSampling(1.0, top_k=1, top_p=0.2, min_p=0.9),
+        RowSampling(2.0, top_k=200, top_p=0.95, min_p=0.01),
+    ]
+    assert all(row.listed or row.plain for row in settings)
+    scores = 3 * torch.randn(len(settings), vocabulary, generator=torch.Generator().manual_seed(2))
+    scores[1, :7] = 20.0  # more of them tie than are asked for
+    batch = BatchSampling([RowState(row) for row in settings], vocabulary, torch.device("cpu"))
+    columns = (torch.tensor([[getattr(row, name)] for row in settings]) for name in ("top_k", "top_p", "min_p"))
+    found = keep_few(scores / batch.temperature, *columns)
+    expected = warp(scores, batch)
+    assert torch.equal(found > 0, expected > 0)
+    torch.testing.assert_close(found / found.sum(-1, keepdim=True), expected)
+    assert torch.equal(found[0], expected[0])
+
+
+def test_short_lists_are_short_and_need_nothing_else():
+    for settings in ({"top_k": 257}, {"top_p": 0.5}, {"min_p": 0.1}, {"top_k": 5, "presence_penalty": 1.0}, {}):
+        assert not RowSampling(1.0, **settings).listed

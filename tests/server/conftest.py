@@ -32,6 +32,7 @@ from contracts.store import Store
 from contracts.tokenizers import CharacterTokenizer, WordPieceTokenizer
 from server import catalogue
 from server.app import create_app
+from tests.ports import free_port
 
 SERVE = "from contracts.settings import from_environment; from server.serving import serve; serve(from_environment())"
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz äé"
@@ -154,9 +155,7 @@ def server(shared_server, worker):
 
 class Server:
     def __init__(self, settings, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "server.log"
         environment = os.environ | settings.to_environment() | {"KAMISHIBAI_PORT": str(self.port)}

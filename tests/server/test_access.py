@@ -42,7 +42,7 @@ def every_route(app):
             yield method, rule.rule.replace("<job_id>", "x").replace("<name>", "tiny-text").replace("<file>", "0.png")
 
 
-def test_every_route_but_health_and_signed_urls_needs_a_key_once_one_exists(app, client, api_keys):
+def test_every_route_but_health_signed_urls_and_the_pages_files_needs_a_key_once_one_exists(app, client, api_keys):
     api_keys.create("one", "infer")
     routes = [*every_route(app), ("GET", "/nowhere"), ("PUT", "/v1/jobs"), ("TRACE", "/metrics")]
     opened = set()
@@ -50,7 +50,7 @@ def test_every_route_but_health_and_signed_urls_needs_a_key_once_one_exists(app,
         response = client.open(path, method=method)
         if response.status_code != 401:
             opened.add(path)
-    assert opened == {"/healthz", "/readyz", "/v1/images/x/0.png"}
+    assert opened == {"/healthz", "/readyz", "/v1/images/x/0.png", "/page/0.png", "/page/vendor/0.png"}
     assert client.get("/v1/images/x/0.png").status_code == 403
 
 

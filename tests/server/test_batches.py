@@ -428,8 +428,9 @@ def test_a_batch_whose_window_is_over_keeps_what_was_answered(client, worker, st
 # Through trouble
 
 
+@pytest.mark.long
 def test_a_clerk_that_is_killed_again_and_again_loses_and_doubles_nothing(client, worker, start_clerk, redis):
-    total = 400
+    total = 200
     batch_id = begin(client, "".join(line(number) for number in range(total)))
     ran = []
 
@@ -441,7 +442,7 @@ def test_a_clerk_that_is_killed_again_and_again_loses_and_doubles_nothing(client
 
     process = start_clerk(batch_jobs=64)
     with worker.working(act):
-        for least in (40, 160):
+        for least in (40, 120):
             wait_for(client, batch_id, {"in_progress"}, completed=least)
             process.kill()
             process.wait()

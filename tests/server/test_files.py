@@ -209,8 +209,8 @@ def test_a_files_name_is_words_and_leads_nowhere(client, root, name):
     assert len(file["filename"]) <= 255
     assert file["filename"].isprintable()
     assert {path.parent for path in root.rglob("file-*")} == {root / "anyone"}
-    read = client.get(f"/v1/files/{file['id']}/content")
-    assert read.headers["Content-Disposition"] == f'attachment; filename="{file["id"]}.jsonl"'
+    with client.get(f"/v1/files/{file['id']}/content") as read:
+        assert read.headers["Content-Disposition"] == f'attachment; filename="{file["id"]}.jsonl"'
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_routes_that_need_no_key_say_so(document):
     open_paths = {
         path for path, methods in document["paths"].items() for each in methods.values() if each.get("security") == []
     }
-    assert open_paths == {"/healthz", "/readyz", "/v1/images/{job_id}/{file}"}
+    assert open_paths == {"/healthz", "/readyz", "/v1/images/{job_id}/{file}", "/page/{file}", "/page/vendor/{file}"}
     assert document["security"] == [{"key": []}, {}]
 
 
@@ -218,7 +218,7 @@ def test_the_pages_examples_are_commands_with_bodies_that_validate(client, docum
         if "-d" in words:
             bodies += 1
             assert isinstance(json.loads(words[words.index("-d") + 1]), dict)
-    assert bodies == 6
+    assert bodies == 9
 
 
 def test_nothing_in_the_document_becomes_markup(document):

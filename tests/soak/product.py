@@ -13,7 +13,8 @@ from redis import Redis
 
 from contracts.settings import Settings, variable
 from contracts.store import Store
-from tests.chaos.fleet import START_SECONDS, answers, free_port, holds
+from tests.chaos.fleet import START_SECONDS, answers, holds
+from tests.ports import free_port
 from workers.embedded_redis import DATA_FOLDER, running_url
 from workers.processes import python_module
 from workers.supervisor import Part

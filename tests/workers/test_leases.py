@@ -24,7 +24,7 @@ from contracts import keys
 from contracts.connection import TIMEOUT_SECONDS, connect
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.orders import Order
-from contracts.requests import ImageRequest, Target
+from contracts.requests import ImageRequest, Target, TextRequest
 from contracts.results import Choice, ImageResult, TextResult
 from workers.leases import LEASE_SECONDS, Ending, Lease, Leases
 from workers.scripts import MOST_JOBS
@@ -543,3 +543,58 @@ def test_a_queue_of_a_million_dead_ids_is_looked_at_in_parts(connection, leases,
     claims = [ids(leases.claim({ENGINES["a"]: 1})) for _ in range(3)]
     assert claims == [[], [], enqueued]
     assert connection.llen(keys.bell(ENGINES["a"])) == 1
+
+
+# Payloads that only newer workers read
+
+
+@pytest.fixture
+def older(connection) -> Leases:
+    """Of a worker that knows no pictures yet."""
+    return Leases(connection, "older", {"text:1"})
+
+
+def test_a_job_that_only_newer_workers_read_stays_where_it_is(older, leases, enqueue, connection, jobs):
+    newer = enqueue(3)
+    before = {job_id: connection.hgetall(f"rq:job:{job_id}") for job_id in newer}
+    deadline = time.time() + 100
+    request = ImageRequest(target=TARGETS["a"], seed=1, count=1)
+    newer.append(jobs.submit(Order(request=request, deadline=deadline, **LIFETIMES)))
+    text = TextRequest(target=TARGETS["a"], seed=1, prompt_tokens=(1,), max_tokens=1)
+    readable = jobs.submit(Order(request=text, **LIFETIMES))
+    connection.hset(f"rq:job:{readable}", "meta", '{"work": 2, "payload": "text:1"}')
+    load = connection.hgetall(keys.load(ENGINES["a"]))
+    assert ids(older.claim({ENGINES["a"]: 9})) == [readable], "what is behind them is taken"
+    for _ in range(3):
+        assert older.claim({ENGINES["a"]: 9}) == []
+    assert waiting(connection) == newer
+    assert {job_id: connection.hgetall(f"rq:job:{job_id}") for job_id in before} == before
+    assert connection.zrange(keys.deadlines(A), 0, -1, withscores=True) == [
+        (newer[-1].encode(), pytest.approx(deadline))
+    ]
+    assert int(connection.hget(keys.load(ENGINES["a"]), "work")) == int(load[b"work"]) - 2
+    assert sorted(ids(leases.claim({ENGINES["a"]: 9}))) == sorted(newer)
+    assert connection.exists(keys.load(ENGINES["a"])) == 0
+
+
+def test_a_worker_rings_no_bell_for_itself_over_jobs_that_it_cannot_read(older, enqueue, connection):
+    enqueue(1)
+    connection.delete(keys.bell(ENGINES["a"]))
+    assert older.claim({ENGINES["a"]: 1}) == []
+    assert connection.exists(keys.bell(ENGINES["a"])) == 0
+    older.claim({ENGINES["a"]: 0})
+    assert connection.exists(keys.bell(ENGINES["a"])) == 1, "others may have places"
+
+
+def test_what_stands_in_meta_of_a_job_of_others_keeps_nobody_from_it(older, enqueue, connection):
+    odd = ['{"payload": 5}', '{"payload": "x"}', '{"payload": ["text:9"]}', "[]", ""]
+    for job_id, meta in zip(enqueue(len(odd)), odd, strict=True):
+        connection.hset(f"rq:job:{job_id}", "meta", meta)
+    assert len(older.claim({ENGINES["a"]: 9})) == len(odd)
+
+
+def test_many_jobs_that_cannot_be_read_keep_redis_no_longer_than_one_claim(older, leases, enqueue, connection):
+    newer = enqueue(MOST_JOBS + 6)
+    assert older.claim({ENGINES["a"]: 9}) == []
+    assert waiting(connection) == newer
+    assert ids(leases.claim({ENGINES["a"]: 2})) == newer[:2]

@@ -64,7 +64,7 @@ def test_a_foreign_payload_is_refused(payload):
 def test_a_payload_with_other_fields_or_of_another_schema_is_refused(text):
     changes: tuple[dict[str, object], ...] = (
         {"colour": 1},
-        {"schema_version": 1},
+        {"schema_version": 3},
         {"task": "image"},
         {"prompt_tokens": []},
     )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from contracts import controls
 from contracts.announcements import Announcement, ServedModel, announce
+from contracts.bundle import MANIFEST
 from contracts.errors import StoreError
 from contracts.orders import Order
 from contracts.requests import Target, TextRequest
+from contracts.shadows import Shadow, Shadows
 from contracts.store import Store
 from contracts.tuning import TUNED, Choice, write_choice
 from workers import wanted
@@ -40,6 +43,7 @@ def lstm(version: int) -> Target:
     return Target(model="lstm", version=version, variant="pytorch:fp32")
 
 
+ONNX = '{"format": "onnx", "precision": "fp32", "files": ["weights.safetensors"]},'
 FACES = Target(model="faces", version=1, variant="pytorch:fp32")
 
 
@@ -55,6 +59,31 @@ def test_the_latest_of_each_model_is_wanted(models, versions):
     assert set(models().first()) == set(models().now().models) == {FACES, lstm(3)}
     versions.roll_back("lstm")
     assert set(models().now().models) == {FACES, lstm(2)}
+
+
+def test_a_variant_that_was_promoted_is_wanted_before_the_one_that_was_measured(models, versions):
+    folder = versions.root / "lstm" / "3"
+    manifest = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(manifest.replace('"variants": [', '"variants": [' + ONNX, 1))
+    write_choice(versions, "lstm", 3, "Some CPU, 2 threads", Choice(variant="pytorch:fp32", rates={}, measured_at=1))
+    assert lstm(3) in models().first()
+    versions.promote("lstm", 3, "onnx:fp32")
+    promoted = lstm(3).model_copy(update={"variant": "onnx:fp32"})
+    found = models()
+    assert set(found.first()) == {FACES, promoted}
+    found.refuse(frozenset({promoted}))
+    assert set(found.now().models) == {FACES, lstm(3)}, "it cannot be loaded here"
+    assert set(models(variant="pytorch:fp32").first()) == {FACES, lstm(3)}, "it was asked for"
+
+
+def test_copies_of_live_jobs_are_no_reason_to_load_a_candidate(models, versions, connection, jobs):
+    copy = TextRequest(target=lstm(2), seed=1, prompt_tokens=(1,))
+    order = Order(request=copy, priority="low", result_seconds=60, timeout_seconds=60)
+    jobs.submit(order)
+    Shadows(connection).begin(Shadow(live=lstm(3), candidate=lstm(2), share=0.5))
+    assert set(models("lstm").now().models) == {lstm(3)}
+    jobs.submit(replace(order, job_id="a-clients", priority="normal"))
+    assert set(models("lstm").now().models) == {lstm(2), lstm(3)}
 
 
 def test_only_what_was_asked_for_is_wanted(models):

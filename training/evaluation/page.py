@@ -28,9 +28,9 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     )
 
 
-def templates() -> Environment:
-    """Those of all reports; `style` is the sheet that they share."""
-    found = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+def templates(folder: Path = _FOLDER) -> Environment:
+    """Those of a folder of reports; `style` is the sheet that all share."""
+    found = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     found.filters |= {"data_uri": _data_uri, "number": _number, "percent": _percent}
     style = (_FOLDER / "report.css").read_text(encoding="utf-8")
     found.globals["style"] = Markup(style)  # noqa: S704 - a file of ours

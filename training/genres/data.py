@@ -27,6 +27,7 @@ class GenreData(NamedTuple):
     train: LabelledPlots
     validation: LabelledPlots
     skipped: dict[str, int]  # why -> how many records
+    left_out: dict[str, int]  # genre that is not learnt -> how many records are of it
 
 
 def read_genres(path: Path, fewest_plots: int = 1) -> GenreData:
@@ -47,7 +48,8 @@ def read_genres(path: Path, fewest_plots: int = 1) -> GenreData:
         raise StoreError(
             f"{path} holds no plot to validate with; make it by: kamishibai data movies --validation-share"
         )
-    return GenreData(genres, train, validation, dict(skipped))
+    left_out = Counter(genre for record in records for genre in set(record.genres) - set(genres))
+    return GenreData(genres, train, validation, dict(skipped), dict(left_out.most_common()))
 
 
 def _of(split: Split, records: Sequence[PlotRecord], genres: tuple[str, ...]) -> LabelledPlots:

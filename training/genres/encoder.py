@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 import torch.nn.functional as F
-from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,25 +20,24 @@ from contracts.bundle import WEIGHTS
 from contracts.errors import StoreError
 from contracts.labels import Labels
 from contracts.run import RUN, RunDescription
-from contracts.tokenizers import EncoderTokenizer, RobertaTokenizer
-from models.bert import Bert, BertConfig, RobertaConfig
-from models.pretrained.bert import read_encoder
-from models.pretrained.hub import checkpoint_folder
-from models.pretrained.source import Source, read_json
+from contracts.tokenizers import EncoderTokenizer
+from models.bert import Bert
+from models.pretrained.source import read_json
 from models.weights import family_of, read_safetensors
 from training.genres.baseline import baseline
-from training.genres.data import GenreData, LabelledPlots, positive_weights
+from training.genres.beginning import Beginning
+from training.genres.data import GenreData, LabelledPlots, Truth, positive_weights
 from training.genres.report import write_report
 from training.genres.scores import Probabilities, best_threshold, judge, search_thresholds
 from training.objective import Batch, by_decay
-from training.recipes import SCRATCH, GenresRecipe
+from training.recipes import GenresRecipe
 from training.run_folder import RunFolder
 from training.schedule import Schedule
-from training.seeds import generator_of, seeded
+from training.seeds import generator_of
 
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # of a tokenizer that is trained here
 WARM_UP_SHARE = 0.25  # of a cycle
 VALIDATION_ROWS = 32
+ALIKE_BATCHES = 25  # whose plots are sorted by length
 _EXAMPLE_CHARACTERS = 200
 UNKNOWN_THRESHOLD = 0.5  # until the search at the end
 
@@ -54,6 +51,7 @@ class GenresObjective:
     train: list[list[int]]  # tokens of each plot, the special ones included
     held_out_texts: list[list[int]]
     weights: Tensor  # (genres,) of positive examples
+    report: bool = True  # beside a baseline; it needs libraries of the extras
     held_out: str = ""  # classifiers are judged by texts of export's own
 
     @property
@@ -61,9 +59,14 @@ class GenresObjective:
         return -(-len(self.train) // self.recipe.batch_rows)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        order = torch.randperm(len(self.train), generator=generator_of(self.recipe.seed, epoch))
-        rows = order[index * self.recipe.batch_rows : (index + 1) * self.recipe.batch_rows].tolist()
-        return _batch(self.train, self.data.train, rows)
+        """Other tokens are hidden in every epoch."""
+        batch = _batch(self.train, self.data.train, self._order(epoch)[index].tolist())
+        mask = self.tokenizer.mask
+        if not self.recipe.hidden_share or mask is None:
+            return batch
+        drawn = torch.rand(batch.inputs.shape, generator=generator_of(self.recipe.seed, epoch, index))
+        hidden = (drawn < self.recipe.hidden_share) & ~torch.isin(batch.inputs, self._frame)
+        return batch._replace(inputs=batch.inputs.masked_fill(hidden, mask))
 
     def loss(self, model: nn.Module, batch: Batch, first_row: int) -> Tensor:
         logits = model(batch.inputs, batch.lengths)
@@ -118,12 +121,14 @@ class GenresObjective:
         return f"micro F1 {found.micro_f1:.3f}, macro F1 {found.macro_f1:.3f} at {threshold:.2f}"
 
     def finish(self, folder: RunFolder) -> str:
-        """Thresholds for the best weights, into the run; a report beside the baseline's."""
+        """Thresholds for the best weights, into the run; a report beside the baseline's, where one is wanted."""
         self.module.load_state_dict(read_safetensors(folder.path / WEIGHTS))
         probabilities, truth = self.probabilities(), self.data.validation.truth
         thresholds = search_thresholds(probabilities, truth, self.recipe.thresholds)
         kept = read_json(RunDescription, folder.path / RUN)
         folder.describe(kept.model_copy(update={"labels": _labels(self.data.genres, thresholds)}))
+        if not self.report:
+            return ""
         beside = {"model": probabilities, "baseline": baseline(self.data)}
         return write_report(folder.path, self.data, beside, self.recipe)
 
@@ -134,6 +139,23 @@ class GenresObjective:
         read = [torch.sigmoid(logits.double()).cpu() for _, logits in self._read_held_out()]
         return np.asarray(torch.cat(read).numpy(), dtype=np.float64)
 
+    @cached_property
+    def _frame(self) -> Tensor:
+        return torch.tensor(self.tokenizer.encode(""))
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        return torch.tensor(list(map(len, self.train)))
+
+    def _order(self, epoch: int) -> list[Tensor]:
+        """The plots of each batch, in an order that is drawn, and of like length so that little is padded."""
+        generator, rows = generator_of(self.recipe.seed, epoch), self.recipe.batch_rows
+        order = torch.randperm(len(self.train), generator=generator)
+        parts = torch.split(order, rows * ALIKE_BATCHES)
+        alike = torch.cat([part[self._lengths[part].argsort(stable=True)] for part in parts])
+        batches = torch.split(alike, rows)
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+
     def _read_held_out(self) -> Iterator[tuple[Batch, Tensor]]:
         device = self.module.head.weight.device
         for begin in range(0, len(self.held_out_texts), VALIDATION_ROWS):
@@ -143,14 +165,19 @@ class GenresObjective:
             yield batch, self.module(there.inputs, there.lengths).float()
 
 
-def genres_objective(data: GenreData, recipe: GenresRecipe) -> GenresObjective:
-    """Raises StoreError for a checkpoint that cannot be had, and for sizes of which no model can be made."""
-    with seeded(recipe.seed):
-        module, tokenizer = _beginning(data, recipe)
+def genres_objective(
+    data: GenreData, recipe: GenresRecipe, beginning: Beginning, *, report: bool = True
+) -> GenresObjective:
+    """Raises StoreError for a checkpoint whose weights do not fit its config, and for a tokenizer without a mask where
+    one is needed."""
+    module, tokenizer = beginning.classifier(recipe), beginning.tokenizer
+    if recipe.hidden_share and tokenizer.mask is None:
+        raise StoreError(f"the tokenizer of {recipe.model} has no mask token; leave --hidden-share out")
     most = min(recipe.block_tokens, module.config.context_tokens)
     train, held_out = ([tokenizer.cut(tokenizer.encode(text), most) for text in part.texts] for part in data[1:3])
     weights = torch.tensor(positive_weights(data.train.truth, recipe.largest_weight), dtype=torch.float32)
-    return GenresObjective(recipe, module, tokenizer, data, train, held_out, weights)
+    _say_how_often(module, data.train.truth, weights)
+    return GenresObjective(recipe, module, tokenizer, data, train, held_out, weights, report)
 
 
 def rate_share(recipe: GenresRecipe, steps: int, step: int, *, depth: int, deepest: int) -> float:
@@ -170,66 +197,12 @@ def rate_share(recipe: GenresRecipe, steps: int, step: int, *, depth: int, deepe
     return shape * recipe.layer_decay**depth if depth <= unfrozen else 0.0
 
 
-def train_encoder_tokenizer(texts: Sequence[str], vocabulary_size: int) -> RobertaTokenizer:
-    """RoBERTa's kind, byte-level BPE, but lower-cased: a small model has no use for capitals. (A WordPiece trainer
-    gives other ids each time.)"""
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(texts, trainer)
-    begin, end = (SPECIAL_TOKENS.index(token) for token in ("<s>", "</s>"))
-    made.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", begin))
-    return RobertaTokenizer(made)
-
-
-def _beginning(data: GenreData, recipe: GenresRecipe) -> tuple[Bert, EncoderTokenizer]:
-    """What training starts from. Raises StoreError."""
-    if recipe.model == SCRATCH:
-        tokenizer = train_encoder_tokenizer(data.train.texts, recipe.vocabulary_size)
-        module = Bert(_scratch_config(tokenizer, len(data.genres), recipe), recipe.dropout)
-        _widen(module)
-        return module, tokenizer
-    found = read_encoder(Source(checkpoint_folder(recipe.model)), len(data.genres))
-    module = Bert(found.config, recipe.dropout)
-    made_anew = {name for name in module.state_dict() if name.startswith(("pool.", "head."))}
-    try:
-        missing, _ = module.load_state_dict(found.weights, strict=False)
-    except RuntimeError as error:
-        raise StoreError(f"{recipe.model} holds weights that do not fit its config: {error}") from None
-    if lacking := sorted(set(missing) - made_anew):
-        raise StoreError(f"{recipe.model} lacks {', '.join(lacking[:5])}; it is not a whole encoder")
-    return module, found.tokenizer
-
-
-def _widen(module: Bert) -> None:
-    """Initial weights by which sums keep their size. (The usual 0.02 fits a width of 768: in a narrow model hardly
-    anything of a text would reach the first token, and nothing be learnt.)"""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear) and layer is not module.head:
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-
-
-def _scratch_config(tokenizer: EncoderTokenizer, genres: int, recipe: GenresRecipe) -> BertConfig:
-    try:
-        return RobertaConfig(
-            vocabulary_size=tokenizer.vocabulary_size,
-            context_tokens=recipe.block_tokens,
-            width=recipe.width,
-            layers=recipe.blocks,
-            heads=recipe.heads,
-            inner=4 * recipe.width,
-            labels=genres,
-            padding_token=SPECIAL_TOKENS.index("<pad>"),
-        )
-    except ValueError as error:
-        raise StoreError(f"no encoder can be made from this recipe: {error}") from None
+def _say_how_often(module: Bert, truth: Truth, weights: Tensor) -> None:
+    """To begin with, every text is of each genre as likely as texts are: what is learnt is what sets them apart. (From
+    one half, thousands of steps would go by until the rare genres are rare.)"""
+    share = torch.from_numpy(truth.mean(0)).float().clamp(1e-4, 1 - 1e-4)
+    with torch.no_grad():
+        module.head.bias.copy_((weights * share / (1 - share)).log())
 
 
 def _by_depth(module: Bert) -> list[nn.Module]:

@@ -28,6 +28,7 @@ class GenreReport(BaseModel):
     plots_to_train_on: int
     plots_to_validate_with: int
     skipped: dict[str, int]
+    left_out: dict[str, int]
     thresholds: str  # common, or each
     model: Scores
     baseline: Scores
@@ -47,6 +48,7 @@ def write_report(folder: Path, data: GenreData, probabilities: dict[str, Probabi
         plots_to_train_on=len(data.train.texts),
         plots_to_validate_with=len(data.validation.texts),
         skipped=data.skipped,
+        left_out=data.left_out,
         thresholds=recipe.thresholds,
         model=model,
         baseline=baseline,
@@ -73,9 +75,19 @@ def table(report: GenreReport) -> str:
         f"{'micro'.ljust(width)}  {model.micro_precision:9.2f}  {model.micro_recall:6.2f}  {model.micro_f1:5.3f}"
         f"  {baseline.micro_f1:11.3f}",
         f"{'macro'.ljust(width)}  {'':9}  {'':6}  {model.macro_f1:5.3f}  {baseline.macro_f1:11.3f}",
+        *_omissions(report),
         _verdict(model, baseline),
     ]
     return "\n".join(lines)
+
+
+def _omissions(report: GenreReport) -> list[str]:
+    """Of plots and genres that were not learnt."""
+    lines = [f"Plots that were skipped: {count:,}, {why}." for why, count in report.skipped.items()]
+    if report.left_out:
+        named = ", ".join(f"{genre} ({count:,})" for genre, count in report.left_out.items())
+        lines.append(f"Genres of too few plots to train on, left out: {named}.")
+    return lines
 
 
 def _verdict(model: Scores, baseline: Scores) -> str:
@@ -93,16 +105,21 @@ def _verdict(model: Scores, baseline: Scores) -> str:
 
 
 def _draw_scores(model: Scores, baseline: Scores, path: Path) -> None:
-    """F1 of each genre, both beside each other."""
+    """F1 of each genre, both beside each other; the model's precision and recall."""
     figure, axes = empty_figure("F1", "", height=0.8 + 0.32 * len(model.genres))
     places = np.arange(len(model.genres))
     axes.barh(places - 0.2, [row.f1 for row in model.genres], 0.4, color=_MODEL, label="model")
     axes.barh(places + 0.2, [row.f1 for row in baseline.genres], 0.4, color=_BASELINE, label="baseline")
+    for name, marker in (("precision", "<"), ("recall", ">")):
+        found = [getattr(row, name) for row in model.genres]
+        axes.plot(found, places - 0.2, marker, color=_EXACT, ms=4, label=f"{name} of the model")
     axes.set_yticks(places, [f"{row.genre} ({row.support})" for row in model.genres])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_title(f"micro F1 {model.micro_f1:.3f}, baseline {baseline.micro_f1:.3f}", fontsize=11)
-    axes.legend(frameon=False, loc="lower right")
+    micro = f"micro F1 {model.micro_f1:.3f}, baseline {baseline.micro_f1:.3f}"
+    macro = f"macro F1 {model.macro_f1:.3f}, baseline {baseline.macro_f1:.3f}"
+    axes.set_title(f"{micro}; {macro}", fontsize=11)
+    figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=9)
     save_figure(figure, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,13 @@ from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import ImageRequest, Request
 from models.interpolation import spherical
 from models.noise import latents
-from models.runtimes import ImageBackend
+from models.runtimes import ImageBackend, LaunchingImageBackend
 from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Failed
 from workers.engines.memory import Allowance, out_of_memory
 
 MOST_REQUESTS = 64
 MOST_PICTURES = 64  # in one call
+FEWEST_PICTURES = 8  # that a call has room for, however slow it is: 8 take hardly twice as long as 1
 
 
 @dataclass
@@ -28,9 +30,20 @@ class _Order:
     drawn: int = 0
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A call whose pictures a device is drawing. `land` waits for their pixels, and those of the padding."""
+
+    started: float
+    batch: list[tuple[_Order, range]]
+    count: int
+    land: Callable[[], torch.Tensor]
+
+
 class ImageEngine:
     def __init__(self, backend: ImageBackend, call_seconds: float = CALL_SECONDS) -> None:
         self._backend = backend
+        self._launching = backend if isinstance(backend, LaunchingImageBackend) else None
         self._call_seconds = call_seconds
         self._orders: dict[str, _Order] = {}  # whoever has waited longest comes first
         self._picture_seconds = 0.0  # what one picture took in the last call
@@ -68,29 +81,37 @@ class ImageEngine:
     def remove(self, job_id: str, choice: int | None = None) -> None:
         self._orders.pop(job_id, None)
 
-    def launch(self) -> Call:
+    def launch(self) -> Call | Ahead:
         started = time.perf_counter()
         batch = self._next_batch()
         count = sum(len(pictures) for _, pictures in batch)
         try:
-            pixels = self._draw(batch, count)
+            noise = self._noise(batch, count)
+            if self._launching:
+                return Ahead(started, batch, count, self._launching.launch(noise))
+            pixels = self._backend.draw(noise)
         except Exception as error:
             if not out_of_memory(error):
                 raise
             return Call(self._make_room(batch, count, error), 0, 0, time.perf_counter() - started)
+        return self._drawn(started, batch, count, pixels)
+
+    def collect(self, handle: Call | Ahead) -> Call:
+        if isinstance(handle, Call):
+            return handle
+        return self._drawn(handle.started, handle.batch, handle.count, handle.land())
+
+    def _drawn(self, started: float, batch: list[tuple[_Order, range]], count: int, pixels: torch.Tensor) -> Call:
         self._allowance.count_call()
         seconds = time.perf_counter() - started
         self._picture_seconds = seconds / len(pixels)
         return Call(self._events(batch, pixels), count, count, seconds)
 
-    def collect(self, handle: Call) -> Call:
-        return handle
-
     def _next_batch(self) -> list[tuple[_Order, range]]:
         """The next pictures of those that have waited longest, as many as a call has time for."""
         room = self._allowance.rows
         if self._picture_seconds:
-            affordable = max(1, int(self._call_seconds / self._picture_seconds))
+            affordable = max(FEWEST_PICTURES, int(self._call_seconds / self._picture_seconds))
             room = min(room, 1 << (affordable.bit_length() - 1))
         batch: list[tuple[_Order, range]] = []
         for order in self._orders.values():
@@ -101,13 +122,13 @@ class ImageEngine:
                 break
         return batch
 
-    def _draw(self, batch: list[tuple[_Order, range]], count: int) -> torch.Tensor:
-        """Pixels of the batch's `count` pictures, and of zeros up to a power of two."""
+    def _noise(self, batch: list[tuple[_Order, range]], count: int) -> torch.Tensor:
+        """Latents of the batch's `count` pictures, and zeros up to a power of two."""
         noise = torch.zeros(1 << (count - 1).bit_length(), self._backend.latent)
         noise[:count] = torch.cat(
             [_latents(order.request, pictures, self._backend.latent) for order, pictures in batch]
         )
-        return self._backend.draw(noise)
+        return noise
 
     def _make_room(self, batch: list[tuple[_Order, range]], count: int, error: Exception) -> list[Event]:
         """There was no memory for `count` pictures: fewer come at once. Nothing has been drawn, so nothing is lost."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from contracts.bundle import DEFAULT_VARIANT, Bundle
+from contracts.bundle import DEFAULT_VARIANT, Bundle, Variant
 from contracts.errors import StoreError, from_record
 from contracts.requests import ClassifyRequest, ImageRequest, Request, TextRequest, TokenisedText
 from contracts.settings import DEFAULT_KV_BYTES
@@ -24,6 +24,7 @@ from models.weights import read_config
 from workers.engines import Done, Engine, Event, Failed
 from workers.engines.classify import ClassifyEngine
 from workers.engines.image import ImageEngine
+from workers.engines.streams import OnStream
 from workers.engines.text import TextEngine
 from workers.pictures import PNG_ENCODER
 
@@ -47,7 +48,18 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
     chosen = bundle.variant(variant)
     if faults := _manifest_faults(bundle):
         raise StoreError(f"{bundle.path} cannot be run: " + "; ".join(faults))
+    if device.type != "cuda" or chosen.format == "onnx":
+        # How ONNX Runtime's own stream and another one wait for each other was not seen on a GPU.
+        return _load(bundle, chosen, device, kv_bytes)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        loaded = _load(bundle, chosen, device, kv_bytes)
+    return replace(loaded, engine=OnStream(loaded.engine, stream))
+
+
+def _load(bundle: Bundle, chosen: Variant, device: torch.device, kv_bytes: int) -> LoadedModel:
     engine: Engine[Any]
+    rows = 1  # that a step has at least
     if bundle.manifest.task == "text":
         text_backend = load_text(bundle, chosen, device, kv_bytes)
         context_tokens = bundle.manifest.limits.context_tokens
@@ -55,7 +67,7 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
         engine = TextEngine(
             text_backend, bundle.tokenizer().end_token, context_tokens, batch_invariant=probe.batch_invariant
         )
-        threads = text_backend.threads
+        threads, rows = text_backend.threads, text_backend.smallest_rows
     elif bundle.manifest.task == "classify":
         classify_backend = load_classifier(bundle, chosen, device)
         probe = probe_classify(classify_backend)
@@ -66,8 +78,8 @@ def load_model(bundle: Bundle, variant: str, device: torch.device, kv_bytes: int
         probe = probe_images(image_backend)
         engine = ImageEngine(image_backend)
         threads = image_backend.threads
-    _run(engine, example_request(bundle, variant))
-    return LoadedModel(engine, probe, fingerprint(bundle, variant, device, threads, probe))
+    _run(engine, example_request(bundle, chosen.name))
+    return LoadedModel(engine, probe, fingerprint(bundle, chosen.name, device, threads, rows, probe))
 
 
 def _manifest_faults(bundle: Bundle) -> list[str]:
@@ -87,11 +99,11 @@ def _manifest_faults(bundle: Bundle) -> list[str]:
     return faults
 
 
-def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int, probe: Probe) -> str:
+def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int, rows: int, probe: Probe) -> str:
     """OpenAI's `system_fingerprint`: changes with the bundle, the variant and whatever may compute other bits."""
     kernels = [torch.__version__, f"{threads} threads", device.type, f"invariant: {probe.batch_invariant}"]
     if device.type == "cuda":
-        kernels.append(torch.cuda.get_device_name(device))
+        kernels += [torch.cuda.get_device_name(device), f"{rows} rows"]  # as many as there is memory for
     else:
         kernels += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
     if bundle.variant(variant).format == "onnx":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from contracts.requests import TextRequest
@@ -31,6 +32,20 @@ class Row:
     def is_beam(self) -> bool:
         return self.request.num_beams > 1
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether any writer may draw its tokens, which the request alone decides: not who else is there."""
+        return row_sampling(self.request, self.ending_tokens, self.choice).plain and not self._needs_logits
+
+    @cached_property
+    def is_listed(self) -> bool:
+        """Whether a writer may that draws from short lists."""
+        return row_sampling(self.request, self.ending_tokens, self.choice).listed and not self._needs_logits
+
+    @property
+    def _needs_logits(self) -> bool:
+        return self.request.logprobs is not None or self.is_beam
+
     @property
     def prefilled(self) -> bool:
         return self.position >= len(self.request.prompt_tokens) - 1
@@ -55,6 +70,16 @@ class Row:
         if self.is_beam or not self.prefilled:
             return None
         return ending(self.output, self.request.max_tokens, self.ending_tokens)
+
+    def take(self, tokens: list[int]) -> int:
+        """Tokens of several steps, those behind the text's end drawn in vain. Returns how many it took."""
+        before = len(self.output)
+        for token in tokens[: self.request.max_tokens - before]:
+            self.output.append(token)
+            if token in self.ending_tokens:
+                break
+        self.position += len(self.output) - before
+        return len(self.output) - before
 
     def next_chunk(self, slot: int) -> Chunk:
         end = min(self.position + PREFILL_CHUNK, len(self.request.prompt_tokens) - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,15 +17,28 @@ from torch import Tensor
 from contracts.errors import EngineFailed, InvalidRequest
 from contracts.requests import Request, TextRequest
 from models.beams import continuations
-from models.runtimes import TextBackend, row_bucket
+from models.runtimes import TextBackend, Written, row_bucket
 from models.sampling import BatchSampling, draw, log_probabilities
 from workers.engines import CALL_SECONDS, Call, Delta, Done, Event, Evicted, Failed, Score
 from workers.engines.beams import BeamGroup
 from workers.engines.memory import Allowance, out_of_memory
 from workers.engines.rows import Row
+from workers.engines.writing import Writing
+
+_Fed = tuple[list[int], list[int], list[bool]]  # of the stepped slots: next tokens, positions, which are active
 
 # Read in a call even if they take longer than it should: with one chunk a call, a large model's batch never fills.
 FEWEST_CHUNKS = 4
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A call whose steps a device is making. `land` waits for them and says how many tokens they brought."""
+
+    started: float
+    rows: list[Row | None]
+    steps: int
+    land: Callable[[], tuple[Written, int]]
 
 
 class TextEngine:
@@ -42,6 +56,8 @@ class TextEngine:
         self._end_token = end_token
         self._context_tokens = context_tokens
         self._batch_invariant = batch_invariant
+        # It inverts a CDF, which is for logits that are equal in every batch.
+        self._writing = Writing(backend.writer) if backend.writer and batch_invariant else None
         self._call_seconds = call_seconds
         self._slots: list[Row | None] = [None] * backend.slots  # a choice, or a beam, is in exactly one slot
         self._allowance = Allowance(backend.slots)
@@ -99,11 +115,12 @@ class TextEngine:
             return  # a choice of beams is known when they have all ended
         self._clear(lambda row: row.job_id == job_id and choice in (None, row.choice))
 
-    def launch(self) -> Call:
+    def launch(self) -> Call | Ahead:
         started = time.perf_counter()
         self._spoilt = []
         try:
-            call = self._run(started)
+            self._prefill()
+            call = self._launch_steps(started) or self._run(started)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -111,19 +128,37 @@ class TextEngine:
         self._allowance.count_call()
         return call
 
+    def _launch_steps(self, started: float) -> Ahead | None:
+        """Steps that a device makes by itself, if all texts are such that it can draw their tokens."""
+        if not self._writing or not self._writing.launches:
+            return None
+        fed, going = self._following()
+        if not any(going) or not all(map(self._writing.covers, filter(None, going))):
+            return None
+        steps = self._writing.affordable_steps(going, started + self._call_seconds - time.perf_counter())
+        return Ahead(started, going, steps, self._writing.launch(going, *fed, steps))
+
     def _run(self, started: float) -> Call:
-        """One call, that began at `started`: some reading, and as many steps as there is time for."""
-        self._prefill()
+        """Of a call that began at `started`, as many steps as there is time for."""
         steps = units = 0
-        while batch_size := self._decode():
-            steps, units = steps + 1, units + batch_size
+        until = started + self._call_seconds
+        while True:
+            made, tokens = self._decode(until)
+            steps, units = steps + made, units + tokens
             # Requests wait to enter a freed slot, and the call has a bound.
-            if self._ended() or time.perf_counter() - started > self._call_seconds:
+            if not made or self._ended() or time.perf_counter() > until:
                 break
+        return self._made(steps, units, started)
+
+    def _made(self, steps: int, units: int, started: float) -> Call:
         events = [*self._report(), *self._ended(), *self._spoilt]
         return Call(events, -(-units // max(steps, 1)), units, time.perf_counter() - started)
 
-    def collect(self, handle: Call) -> Call:
+    def collect(self, handle: Call | Ahead) -> Call:
+        if isinstance(handle, Ahead):
+            written, units = handle.land()
+            self._spoil_unsound(handle.rows, written)
+            handle = self._made(handle.steps, units, handle.started)
         ended = {(event.job_id, event.choice) for event in handle.events if isinstance(event, Done)}
         searched = {job_id for job_id, _ in ended if self._groups.pop(job_id, None)}
         if ended:
@@ -194,17 +229,40 @@ class TextEngine:
                 other.position, other.idle = row.position, False
         row.followers = []
 
-    def _decode(self) -> int:
-        """One step of every text whose prompt has been read. Returns how many those are."""
+    def _decode(self, until: float) -> tuple[int, int]:
+        """One step, or several until then, of every text whose prompt has been read: how many, and the tokens made."""
+        fed, going = self._following()
+        if not any(going):
+            return 0, 0
+        if self._writing and any(map(self._writing.covers, filter(None, going))):
+            return self._write(self._writing, fed, going, until)
+        self._take(self._backend.decode(*fed), going)
+        return 1, len(going) - going.count(None)
+
+    def _following(self) -> tuple[_Fed, list[Row | None]]:
+        """What the next step feeds, and the texts that it brings on, by slot."""
         active = [row is not None and row.active for row in self._slots]
-        if not any(active):
-            return 0
-        highest = max(slot for slot, is_active in enumerate(active) if is_active) + 1
+        highest = max((slot for slot, is_active in enumerate(active) if is_active), default=0) + 1
         rows = self._slots[: row_bucket(highest, len(self._slots), self._backend.smallest_rows)]
-        active = active[: len(rows)]
-        fed = [row.token if row and on else 0 for row, on in zip(rows, active, strict=True)]
-        logits = self._backend.decode(fed, [row.position if row else 0 for row in rows], active)
-        going = [row if on else None for row, on in zip(rows, active, strict=True)]
+        going = [row if on else None for row, on in zip(rows, active, strict=False)]
+        tokens, positions = [row.token if row else 0 for row in going], [row.position if row else 0 for row in rows]
+        return (tokens, positions, active[: len(rows)]), going
+
+    def _write(self, writing: Writing, fed: _Fed, going: list[Row | None], until: float) -> tuple[int, int]:
+        """Steps in which the backend draws for the rows that its writer covers. While others are going too it is one at
+        a time."""
+        covered = [row if row and writing.covers(row) else None for row in going]
+        others = [row if row and not writing.covers(row) else None for row in going]
+        alone = not any(others)
+        steps = writing.affordable_steps(covered, until - time.perf_counter()) if alone else 1
+        written, tokens = writing.write(covered, *fed, steps)
+        self._spoil_unsound(covered, written)
+        if not alone:
+            self._take(written.logits, others)
+        return steps, tokens + len(others) - others.count(None)
+
+    def _take(self, logits: Tensor, going: list[Row | None]) -> None:
+        """The next tokens of the rows that are going, from their logits (rows, vocabulary)."""
         if not logits.sum().isfinite():
             going = self._without_spoilt(logits, going)
         for row in filter(None, going):
@@ -213,7 +271,6 @@ class TextEngine:
         groups = [group for group in self._groups.values() if group.active]
         for short_list in (True, False):
             self._branch(logits, [group for group in groups if group.short_list is short_list], short_list)
-        return sum(active)
 
     def _without_spoilt(self, logits: Tensor, going: list[Row | None]) -> list[Row | None]:
         """The rows of requests for which the model gives numbers; the others fail."""
@@ -221,6 +278,10 @@ class TextEngine:
         spoilt = {row.job_id for row, is_sound in zip(going, sound, strict=True) if row and not is_sound}
         self._spoil(spoilt)
         return [row if row and row.job_id not in spoilt else None for row in going]
+
+    def _spoil_unsound(self, rows: list[Row | None], written: Written) -> None:
+        if not written.sound.all():
+            self._spoil({row.job_id for row, sound in zip(rows, written.sound, strict=True) if row and not sound})
 
     def _spoil(self, jobs: set[str]) -> None:
         failure = EngineFailed("The model's logits for this text are not numbers.").record()

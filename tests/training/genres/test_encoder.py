@@ -19,9 +19,10 @@ from contracts.store import Store
 from export.run import export_run
 from tests.training.test_trainer import Interrupting, same_weights
 from training.checkpoint import read_checkpoint
+from training.genres.beginning import read_beginning, train_encoder_tokenizer
 from training.genres.data import GenreData, LabelledPlots
-from training.genres.encoder import genres_objective, rate_share, train_encoder_tokenizer
-from training.genres.report import GenreReport
+from training.genres.encoder import genres_objective, rate_share
+from training.genres.report import GenreReport, table
 from training.recipes import SCRATCH, GenresRecipe
 from training.run_folder import RunFolder
 from training.stopping import Stopped
@@ -55,11 +56,15 @@ def plots(count, seed):
     return LabelledPlots(texts, np.array(rows))
 
 
-DATA = GenreData(tuple(WORDS), plots(240, 0), plots(40, 1), {})
+DATA = GenreData(tuple(WORDS), plots(240, 0), plots(40, 1), {"no known genre": 2}, {"Rare": 3})
+
+
+def objective_of(recipe=RECIPE):
+    return genres_objective(DATA, recipe, read_beginning(DATA, recipe))
 
 
 def trainer(folder, recipe=RECIPE, objective=None):
-    objective = objective or genres_objective(DATA, recipe)
+    objective = objective or objective_of(recipe)
     return Trainer(objective, folder, device="cpu", show_progress=False, logs=False)
 
 
@@ -73,6 +78,9 @@ def test_words_of_genres_are_learnt_and_the_report_says_how_well(run):
     assert report.model.micro_f1 > 0.9
     assert report.baseline.micro_f1 > 0.9
     assert [row.genre for row in report.model.genres] == list(DATA.genres)
+    said = table(report)
+    assert "Plots that were skipped: 2, no known genre." in said
+    assert "Genres of too few plots to train on, left out: Rare (3)." in said
     assert (report.plots_to_train_on, report.plots_to_validate_with) == (240, 40)
     for name in ("genres-f1.png", "genres-together.png", "genres-calibration.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
@@ -87,7 +95,7 @@ def test_the_run_is_exported_with_its_genres_and_thresholds_and_says_what_traini
     tokenizer = bundle.encoder_tokenizer()
     texts = tuple(TokenisedText(windows=(tuple(tokenizer.encode(text)),)) for text in DATA.validation.texts)
     served = LocalModel(bundle).labels(ClassifyRequest(target=bundle.target(), texts=texts)).classifications
-    objective = genres_objective(DATA, RECIPE)
+    objective = objective_of()
     objective.module.load_state_dict(load_file(run / WEIGHTS))
     for found, probabilities in zip(served, objective.probabilities(), strict=True):
         scores = {score.label: score.score for score in found.scores}
@@ -95,18 +103,18 @@ def test_the_run_is_exported_with_its_genres_and_thresholds_and_says_what_traini
 
 
 def test_a_stopped_run_that_was_gone_on_with_equals_one_that_was_not(tmp_path):
-    recipe = RECIPE.model_copy(update={"epochs": 2, "cycles": 2})
+    recipe = RECIPE.model_copy(update={"epochs": 2, "cycles": 2, "hidden_share": 0.2})
     whole = trainer(RunFolder(tmp_path / "whole"), recipe).run()
     folder = RunFolder(tmp_path / "stopped")
     with pytest.raises(Stopped):
-        trainer(folder, recipe, Interrupting(genres_objective(DATA, recipe), 13)).run()
+        trainer(folder, recipe, Interrupting(objective_of(recipe), 13)).run()
     again = trainer(folder, recipe).run()
     assert same_weights(whole, again)
     assert (whole / "genres.json").read_text() == (again / "genres.json").read_text()
 
 
 def test_the_loss_counts_plots_of_rare_genres_more():
-    objective = genres_objective(DATA, RECIPE)
+    objective = objective_of()
     batch = objective.batch(0, 0)
     with torch.no_grad():
         logits = objective.module.eval()(batch.inputs, batch.lengths)
@@ -116,6 +124,36 @@ def test_the_loss_counts_plots_of_rare_genres_more():
     assert min(weights) == 1.0
     assert max(weights) == 3.0
     assert found == pytest.approx(-(weights * truth * np.log(p) + (1 - truth) * np.log(1 - p)).sum(), rel=1e-5)
+
+
+def test_to_begin_with_every_plot_is_of_each_genre_as_likely_as_plots_are():
+    objective = objective_of(RECIPE.model_copy(update={"largest_weight": 1.0}))
+    torch.nn.init.zeros_(objective.module.head.weight)
+    assert objective.probabilities()[0] == pytest.approx(DATA.train.truth.mean(0), abs=1e-6)
+
+
+def test_that_share_of_the_tokens_is_hidden_others_in_every_epoch_and_never_the_frame():
+    shown, hiding = objective_of(), objective_of(RECIPE.model_copy(update={"hidden_share": 0.3}))
+    first, again, later = hiding.batch(0, 1), hiding.batch(0, 1), hiding.batch(1, 1)
+    whole = shown.batch(0, 1)
+    hidden = first.inputs != whole.inputs
+    assert torch.equal(first.inputs, again.inputs)
+    assert set(first.inputs[hidden].tolist()) == {hiding.tokenizer.mask}
+    assert not hidden[:, 0].any()
+    assert 0.1 < hidden.float().mean() < 0.4
+    assert not torch.equal(later.inputs, shown.batch(1, 1).inputs)
+    assert all(torch.equal(batch.inputs[:, 0], whole.inputs[:, 0]) for batch in (first, later))
+
+
+def test_an_epoch_shows_every_plot_once_beside_plots_of_like_length():
+    objective = objective_of()
+    batches = [objective.batch(3, index) for index in range(objective.steps_per_epoch)]
+    lengths = [batch.lengths.tolist() for batch in batches if batch.lengths is not None]
+    assert sorted(length for batch in lengths for length in batch) == sorted(map(len, objective.train))
+    spread = [max(batch) - min(batch) for batch in lengths]
+    assert sum(spread) / len(spread) <= 1
+    assert lengths != sorted(lengths)
+    assert not torch.equal(batches[0].inputs, objective.batch(4, 0).inputs)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -133,7 +171,7 @@ def test_a_checkpoint_of_another_task_is_where_training_begins(family, encoder_t
     getattr(transformers, f"{name}ForMaskedLM")(config).save_pretrained(tmp_path / "base")
     tokenizer.save(str(tmp_path / "base" / "tokenizer.json"))
     recipe = GenresRecipe(model=str(tmp_path / "base"), epochs=3, batch_rows=40, block_tokens=32)
-    objective = genres_objective(DATA, recipe)
+    objective = objective_of(recipe)
     before = {key: weight.clone() for key, weight in objective.module.state_dict().items()}
     assert len(objective.train[0]) <= 32
     first = trainer(RunFolder(tmp_path / "run"), recipe, Interrupting(objective, objective.steps_per_epoch - 1))

@@ -42,8 +42,10 @@ def test_genres_are_those_of_the_plots_to_train_on_the_most_frequent_first(write
     assert data.train.truth.tolist() == [[True, False, False], [True, False, True], [False, True, False]]
     assert data.validation.truth.tolist() == [[False, False, True], [True, False, False]]
     assert data.skipped == {"no known genre": 1}
+    assert data.left_out == {"Unseen": 2}
     fewer = read_genres(path, fewest_plots=2)
     assert fewer.genres == ("Drama",)
+    assert fewer.left_out == {"War": 2, "Unseen": 2, "Rare": 1}
     with pytest.raises(StoreError, match="no genre of 3 plots or more"):
         read_genres(path, fewest_plots=3)
 
