@@ -39,6 +39,7 @@ class Settings:
     max_body_bytes: int = 1 << 20
     max_wait_seconds: float = 60.0
     slow_client_seconds: float = 60.0  # a client may take so long to send its body, and to take a piece of its answer
+    keep_alive_seconds: float = 75.0  # a connection may be idle so long between two requests
     max_bulk_bytes: int = 16 << 20  # of a body with many jobs
     max_pictures: int = 64
     max_queued_jobs: int = 20_000  # that wait for one engine, of all priorities

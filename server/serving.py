@@ -19,6 +19,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from contracts import logs
 from contracts.garbage import collect_rarely
 from contracts.settings import Settings
+from server.idle import IdleConnections
 from server.shared_folder import Place, SharedFolder
 
 CONNECTIONS = 8192  # per process; a waiting client costs a greenlet and a descriptor
@@ -70,6 +71,10 @@ class _Joining:
 
 
 class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._idle = IdleConnections(self.app.settings.keep_alive_seconds)
+
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
         """A client that does not take its answer is cut off; the next request's head must be here in gunicorn's 2 s."""
         sock.settimeout(self.app.settings.slow_client_seconds)
@@ -79,13 +84,19 @@ class _Worker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
                 super().handle_request(listener_name, req, connection, addr)
             finally:
                 connection.flush()
+            gevent.sleep(0)  # a client whose next request is here already would be served before all others for ever
+            if self.alive and not req.unreader.buf.getbuffer():
+                self._idle.wait(sock)
         except TimeoutError:
             raise StopIteration from None  # gunicorn's way to say that this connection is over
-        gevent.sleep(0)  # a client whose next request is here already would be served before all others for ever
 
     def handle_exit(self, sig: signal.Signals, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        gevent.spawn(self.app.drain)  # a signal handler may run in gevent's hub, where nothing may block
+        gevent.spawn(self._drain)  # a signal handler may run in gevent's hub, where nothing may block
+
+    def _drain(self) -> None:
+        self._idle.close()
+        self.app.drain()
 
 
 class _Log(Logger):  # type: ignore[misc] # gunicorn has no types
