@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,10 @@ def gpt2(folder: Path, quick: bool) -> Case:
     peer = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads)).eval()
     case.runs["transformers fp32"] = _transformers(case, peer)
     case.runs["transformers fp32, continuous batching"] = _continuous_batching(case, peer)
+    if _installed("onnx", "onnxruntime"):
+        from plain_onnx import Gpt2Step  # type: ignore[import-not-found] # it lies beside this script
+
+        case.runs |= _plain_onnx(case, Gpt2Step(peer), folder)
     if _installed("ctranslate2"):
         for kind in ("float32", "int8"):
             case.runs[f"CTranslate2 {kind}"] = _ctranslate2(case, peer, folder / kind)
@@ -149,6 +154,16 @@ def _continuous_batching(case: Case, model: Any) -> Run:
             raise SystemExit("transformers' continuous batching did not make all tokens")
 
     return run
+
+
+def _plain_onnx(case: Case, step: Any, folder: Path) -> dict[str, Run]:
+    from plain_onnx import PlainLoop, plain_loops
+
+    def run(loop: PlainLoop, rows: int) -> None:
+        loop.write(case.prompts(rows), case.new_tokens, **case.sampling)
+
+    loops = plain_loops(step, folder, torch.get_num_threads())
+    return {f"onnxruntime loop {precision}": partial(run, loop) for precision, loop in loops.items()}
 
 
 def _ctranslate2(case: Case, model: Any, folder: Path) -> Run:
@@ -197,6 +212,10 @@ def lstm(name: str, config: LstmConfig, new_tokens: int, folder: Path) -> Case:
     width = config.embedding or config.vocabulary_size
     peer = nn.LSTM(width, config.layers[0], len(config.layers), batch_first=True).eval()
     case.runs["eager nn.LSTM"] = _eager(case, model, peer)
+    if _installed("onnx", "onnxruntime"):
+        from plain_onnx import LstmStep
+
+        case.runs |= _plain_onnx(case, LstmStep(peer, model.embedding, model.head), folder)
     return case
 
 

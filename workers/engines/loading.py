@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from models.bert import BertConfig
 from models.dcgan import DcganConfig
 from models.gpt2 import Gpt2Config
 from models.probe import Probe, probe_classify, probe_images, probe_text
+from models.processor import processor
 from models.runtimes.load import load_classifier, load_images, load_text
 from models.runtimes.onnx_session import installed_builds
 from models.weights import read_config
@@ -105,7 +105,7 @@ def fingerprint(bundle: Bundle, variant: str, device: torch.device, threads: int
     if device.type == "cuda":
         kernels += [torch.cuda.get_device_name(device), f"{rows} rows"]  # as many as there is memory for
     else:
-        kernels += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+        kernels += [processor(), torch.backends.cpu.get_cpu_capability()]
     if bundle.variant(variant).format == "onnx":
         kernels += [f"{build} {version}" for build, version in installed_builds().items()]
     if bundle.manifest.task == "image":
