@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -49,7 +49,7 @@ class Gpt2Step(nn.Module):
         shape = (rows, config.n_head, 0, config.n_embd // config.n_head)
         return [torch.zeros(shape) for _ in range(2 * config.n_layer)]
 
-    axes = {0: "rows", 2: "length"}  # of the past that change
+    axes: ClassVar = {0: "rows", 2: "length"}  # of the past that change
 
 
 class LstmStep(nn.Module):
@@ -71,7 +71,7 @@ class LstmStep(nn.Module):
     def past(self, rows: int) -> Past:
         return [torch.zeros(self.lstm.num_layers, rows, self.lstm.hidden_size) for _ in range(2)]
 
-    axes = {1: "rows"}
+    axes: ClassVar = {1: "rows"}
 
 
 class PlainLoop:

@@ -1,12 +1,13 @@
 """What the bits of a processor depend on."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from models import processor as module
-from models.processor import processor
+from models.processor import ask_for_steady_products, processor
 
 XEON = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -47,6 +48,18 @@ def test_what_the_mathematical_library_is_told_counts(monkeypatch):
     told = processor()
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     assert processor() != told
+
+
+@pytest.mark.parametrize(("vendor", "told"), [("GenuineIntel", "AUTO,STRICT"), ("AuthenticAMD", None)])
+def test_only_intels_processors_need_to_be_asked(described, monkeypatch, vendor, told):
+    described(XEON.replace("GenuineIntel", vendor))
+    monkeypatch.setenv("MKL_CBWR", "")  # so that it is put back even if it was not there
+    monkeypatch.delenv("MKL_CBWR")
+    ask_for_steady_products()
+    assert os.environ.get("MKL_CBWR") == told
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    ask_for_steady_products()
+    assert os.environ["MKL_CBWR"] == "COMPATIBLE"
 
 
 def test_a_system_without_a_description_has_its_architecture(monkeypatch, tmp_path):
