@@ -105,6 +105,28 @@ def test_the_curves_are_measured_and_drawn(tmp_path, curves):
         assert (tmp_path / f"curve-{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
+def test_the_benchmark_of_pictures_measures_engines_and_servers():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "pictures.py"), "--quick"], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert {row["engine"] for row in document["engines"]} >= {"pytorch:fp32", "plain module", "frozen TorchScript"}
+    assert {row["server"] for row in document["served"]} >= {"Kamishibai pytorch:fp32", "Kamishibai onnx:fp32"}
+    assert all(row["pictures_per_second"] > 0 for row in document["engines"] + document["served"])
+
+
+@pytest.mark.long
+def test_the_benchmark_of_a_start_waits_until_all_models_are_served(store):
+    command = [sys.executable, str(SCRIPTS / "start.py"), "--store", str(store.root), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["models"] == store.names()
+    assert document["seconds"] > 0
+
+
 def test_the_benchmark_of_served_text_compares_it_with_the_engine_alone():
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "served_text.py"), "--quick", "--cases", "characters"],
