@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ class Results:
         found = [content for file, content in self._files.items() if dated.fullmatch(file.name)]
         return found[-1] if found else {}
 
-    def text_engines(self) -> Rows:
+    def text_engines(self, benchmark: str = "text-engines") -> Rows:
         """The newest figures of each model and number of requests."""
-        files = [file for file in self._files if file.name.startswith("text-engines-")]
+        files = [file for file in self._files if file.name.startswith(f"{benchmark}-")]
         by_case: dict[str, Rows] = {}
         for file in sorted(files, key=lambda file: file.stem[-10:]):
             rows: Rows = self._files[file]["results"]
@@ -143,8 +144,8 @@ def goals(results: Results) -> str:
     return table(head, [goal.row(results) for goal in GOALS])
 
 
-def text_engines(results: Results) -> str:
-    rows = results.text_engines()
+def text_engines(results: Results, benchmark: str = "text-engines") -> str:
+    rows = results.text_engines(benchmark)
     rate = {(row["case"], row["rows"], row["engine"]): row["tokens_per_second"] for row in rows}
     lines = []
     for row in rows:
@@ -280,6 +281,7 @@ def redis_limit(results: Results) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "goals": goals,
     "text-engines": text_engines,
+    "xeon-text-engines": partial(text_engines, benchmark="xeon-text-engines"),
     "served-text": served_text,
     "pictures": pictures,
     "labels": labels,
