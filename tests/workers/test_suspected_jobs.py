@@ -183,12 +183,15 @@ def test_jobs_of_a_model_that_a_new_child_cannot_load_go_back_to_their_queue(
 ):
     own = shutil.copytree(store.root, tmp_path / "store")
     worker = start_worker("worker", "--store", str(own))
+    children = psutil.Process(worker.pid).children()
+    for child in children:
+        child.suspend()  # or a text could have ended before the next one begins
     ids = enqueue([0, 1], max_tokens=250, n=2, stop=(), ignore_eos=True, echo=False, num_beams=1)
     ids |= enqueue([3], max_tokens=3000)
     while {jobs.read(job_id).status for job_id in ids.values()} != {"running"}:
         time.sleep(0.01)
     (own / "gpt2" / "1" / WEIGHTS).write_bytes(b"worn out")
-    for child in psutil.Process(worker.pid).children():
+    for child in children:
         child.kill()
     for number in (0, 3):
         assert_right(wait_ended(ids[number]))
